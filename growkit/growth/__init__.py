@@ -1,0 +1,24 @@
+"""WHEN and WHICH: schedules, candidates, budgets, the choice among them, and the growth event."""
+
+from growkit.growth.budget import Budget
+from growkit.growth.candidate import Candidate, Cost
+from growkit.growth.context import Context
+from growkit.growth.event import Event, grow
+from growkit.growth.schedule import Every, Moment, OnPlateau, Schedule, every, on_plateau
+from growkit.growth.select import select
+
+__all__ = [
+    "Budget",
+    "Candidate",
+    "Context",
+    "Cost",
+    "Event",
+    "Every",
+    "Moment",
+    "OnPlateau",
+    "Schedule",
+    "every",
+    "grow",
+    "on_plateau",
+    "select",
+]

@@ -1,0 +1,65 @@
+"""What a plugin may look at when growth is due."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from growkit.structure import Structure
+from growkit.surgery import Journal
+
+__all__ = ["Context"]
+
+
+class Context:
+    """The model, its structure and its data at the moment of a growth event. Read-only but for `model`.
+
+    Args:
+        structure: of the live model.
+        journal: of the edits so far.
+        step: optimizer steps taken so far.
+        epoch: epochs finished so far.
+        seed: of this event's random draws.
+        loss: maps a model and a batch to the scalar training loss.
+        batches: gives so many training batches, on the model's device.
+    """
+
+    def __init__(
+        self,
+        structure: Structure,
+        journal: Journal,
+        *,
+        step: int,
+        epoch: int,
+        seed: int,
+        loss: Callable[[nn.Module, Any], Tensor],
+        batches: Callable[[int], Iterable[Any]],
+    ) -> None:
+        self.structure, self.journal, self.step, self.epoch, self.seed = structure, journal, step, epoch, seed
+        self._loss, self._batches = loss, batches
+        self.generator = torch.Generator().manual_seed(seed)
+
+    @cached_property
+    def model(self) -> nn.Module:
+        """A private copy of the model in evaluation mode; whatever is done to it has no effect on training.
+
+        Cost: one copy of the model, made at first use.
+        """
+        return copy.deepcopy(self.structure.model).eval()
+
+    def batches(self, count: int) -> Iterable[Any]:
+        """Return training batches; the training loader and the global random state are left alone.
+
+        Args:
+            count: how many, at least 1; fewer come if the training set has fewer.
+        """
+        return self._batches(count)
+
+    def loss(self, batch: Any) -> Tensor:
+        """Return the training loss of the private copy on a batch: a scalar with a gradient."""
+        return self._loss(self.model, batch)

@@ -1,0 +1,149 @@
+"""One growth event: propose, select, check, apply, carry, verify, record. It happens whole or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch.optim import Optimizer
+
+from growkit import randomness
+from growkit.errors import GrowkitError, PluginError, SurgeryError
+from growkit.growth.budget import Budget
+from growkit.growth.candidate import Candidate, Cost, price
+from growkit.growth.context import Context
+from growkit.growth.offsets import add_offsets, check_offsets
+from growkit.growth.select import select
+from growkit.plugins import Plugins
+from growkit.structure.trace import Example
+from growkit.surgery import Change, Edit, Operation, Widen
+from growkit.surgery.edits import check_edits
+
+__all__ = ["Event", "grow"]
+
+
+@dataclass(frozen=True, eq=False)
+class Event:
+    """A growth event that happened.
+
+    Attributes:
+        candidates: the chosen ones, best first.
+        change: what became of each parameter.
+        note: what the journal says of it: step, epoch, plugins, gain, parameters, flops, widths.
+    """
+
+    candidates: Sequence[Candidate]
+    change: Change
+    note: dict[str, Any]
+
+
+def grow(
+    context: Context,
+    plugins: Plugins,
+    budget: Budget,
+    *,
+    example: Example,
+    optimizers: Sequence[Optimizer] = (),
+) -> Event | None:
+    """Run one growth event on the live model.
+
+    Args:
+        context: of this moment; its structure and journal follow the event.
+        plugins: who proposes and selects.
+        budget: limits on the size of the model.
+        example: inputs of the probe.
+        optimizers: that hold parameters of the model.
+
+    Returns:
+        The event, or None if nothing was proposed or chosen.
+
+    Raises:
+        GrowkitError: a candidate cannot be applied, or a plugin failed. Model, optimizers, journal and the global
+            random state are as they were.
+    """
+    with randomness.isolated():
+        candidates = propose(context, plugins)
+        answer = plugins.first("growkit_select", candidates=candidates, budget=budget, context=context)
+    chosen = select(candidates, context.structure, budget) if answer is None else list(answer)
+    if not chosen:
+        return None
+    operation = Operation(
+        context.structure,
+        example,
+        optimizers,
+        seed=context.seed,
+        carry_state=lambda optimizer, change, state: plugins.first(
+            "growkit_carry_optimizer_state", optimizer=optimizer, change=change, state=state
+        ),
+    )
+    try:
+        change = operation.perform(
+            [candidate.edit for candidate in chosen],
+            then=lambda change: add_offsets(context.structure, chosen, change),
+        )
+    except SurgeryError as error:
+        names = {candidate.plugin for candidate in chosen}
+        raise _refused(" and ".join(map(plugins.describe, sorted(names))), error) from error
+    event = Event(chosen, change, _note(context, chosen, change))
+    context.journal.record(*change.edits, **event.note)
+    plugins.call("growkit_grown", event=event, model=context.structure.model)
+    return event
+
+
+def propose(context: Context, plugins: Plugins) -> list[Candidate]:
+    """Ask every plugin; check each candidate, and price it.
+
+    Raises:
+        PluginError: a plugin returned something that is no list of candidates.
+        SurgeryError: a candidate cannot be applied to this model.
+    """
+    candidates = []
+    prices: dict[Edit, Cost] = {}
+    for name, proposals in plugins.call("growkit_propose", context=context):
+        for candidate in proposals:
+            if not isinstance(candidate, Candidate):
+                raise PluginError(
+                    f"{plugins.describe(name)} proposed something that is no candidate",
+                    seen=repr(candidate),
+                    expected="growkit.Candidate",
+                    advice="return a list of candidates from growkit_propose",
+                )
+            try:
+                check_edits(context.structure, [candidate.edit])
+                check_offsets(context.structure, candidate)
+            except GrowkitError as error:
+                raise _refused(plugins.describe(name), error) from error
+            kind = _alike(candidate.edit)
+            if kind not in prices:
+                prices[kind] = price(context.structure, candidate.edit)
+            candidates.append(replace(candidate, cost=prices[kind], plugin=name))
+    return candidates
+
+
+def _alike(edit: Edit) -> Edit:
+    """Return an edit of the same price: which units are copied makes no difference."""
+    return replace(edit, copies=(0,) * len(edit.copies)) if isinstance(edit, Widen) else edit
+
+
+def _refused(plugin: str, error: GrowkitError) -> SurgeryError:
+    return SurgeryError(
+        f"a growth event was called off; {plugin} proposed what cannot be applied: {error.what}",
+        seen=error.seen,
+        expected=error.expected,
+        advice=error.advice,
+    )
+
+
+def _note(context: Context, chosen: Sequence[Candidate], change: Change) -> dict[str, Any]:
+    structure = context.structure
+    return {
+        "step": context.step,
+        "epoch": context.epoch,
+        "plugins": sorted({candidate.plugin for candidate in chosen}),
+        "gain": sum(candidate.gain for candidate in chosen),
+        "moved": change.moved,
+        "parameters": sum(p.numel() for p in structure.model.parameters()),
+        "flops": structure.flops(),
+        "widths": {width.name: width.size for width in structure.growable},
+    }

@@ -1,0 +1,72 @@
+"""Every hook of growkit. A plugin implements any of them, decorated with `growkit.hookimpl`.
+
+Hooks are called with keywords; an implementation names only the arguments it needs. `docs/hooks.md` shows where each
+one fires in the training loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import pluggy
+
+if TYPE_CHECKING:
+    from importlib.resources.abc import Traversable
+    from pathlib import Path
+
+    from torch import nn
+    from torch.optim import Optimizer
+
+    from growkit.growth import Budget, Candidate, Context, Event
+    from growkit.surgery import ParamChange
+
+__all__ = ["PROJECT", "hookimpl"]
+
+PROJECT = "growkit"
+
+hookspec = pluggy.HookspecMarker(PROJECT)
+hookimpl = pluggy.HookimplMarker(PROJECT)
+
+
+@hookspec
+def growkit_propose(context: Context) -> Iterable[Candidate] | None:
+    """Describe edits that might help, each with its predicted gain.
+
+    Fires when growth is due, just before a training batch. `context.model` is a private copy and may be changed at
+    will; `context.structure` must not be. Returns any number of candidates; those of all plugins are put together.
+    """
+
+
+@hookspec(firstresult=True)
+def growkit_select(candidates: Sequence[Candidate], budget: Budget, context: Context) -> Sequence[Candidate] | None:
+    """Choose among the candidates, in place of the default choice by gain per cost within the budget.
+
+    Fires after all proposals are in and priced. Returns the chosen ones, possibly none, or None to leave the choice
+    to the next plugin and finally to growkit.
+    """
+
+
+@hookspec(firstresult=True)
+def growkit_carry_optimizer_state(
+    optimizer: Optimizer, change: ParamChange, state: Mapping[str, Any]
+) -> Mapping[str, Any] | None:
+    """Say what becomes of the state that an optimizer keeps for a changed parameter.
+
+    Fires once for each changed parameter with state, while an event is planned; nothing may be modified. Returns
+    the state for `change.new`, or None to have it carried as described in `growkit.surgery.optimizer`.
+    """
+
+
+@hookspec
+def growkit_grown(event: Event, model: nn.Module) -> None:
+    """Follow a change: bring averages, importances or masks along with `event.change.carry`.
+
+    Fires after an event was applied, verified and recorded. Values of parameters may be changed in place; their
+    shapes and the optimizer may not.
+    """
+
+
+@hookspec
+def growkit_recipes() -> Path | Traversable | None:
+    """Return a folder with recipes (`*.yaml`), for `growkit ls`, `cat`, `cp` and `run` to find."""

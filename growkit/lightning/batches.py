@@ -1,0 +1,77 @@
+"""Training batches for statistics, drawn beside the training loop without disturbing it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map
+from torch.utils.data import DataLoader, IterableDataset, RandomSampler
+
+from growkit.errors import StructureError
+from growkit.structure.trace import Example
+
+__all__ = ["example_of", "statistics_batches"]
+
+_SAMPLES = 2  # a batch of one cannot be told from an axis that is broadcast
+
+
+def statistics_batches(trainer: pl.Trainer, current: Any, seed: int, count: int) -> Iterator[Any]:
+    """Yield `count` random training batches.
+
+    A loader of its own draws them from the training set, so that the sampler, the workers and the random state of
+    the training loader stay as they are, and a resumed run sees the same batches. Where the training data cannot be
+    indexed (an iterable data set, a loader that is no `DataLoader`), the current batch is all there is.
+
+    Args:
+        trainer: in the middle of a fit.
+        current: the training batch at hand, on its device.
+        seed: of the draw.
+        count: how many.
+    """
+    loader = trainer.train_dataloader
+    if count == 1 or not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
+        yield current
+        return
+    generator = torch.Generator().manual_seed(seed)
+    sampler = RandomSampler(loader.dataset, generator=generator)  # type: ignore[arg-type]
+    own = DataLoader(
+        loader.dataset,
+        batch_size=loader.batch_size or 1,
+        sampler=sampler,
+        collate_fn=loader.collate_fn,
+        generator=generator,
+        drop_last=loader.drop_last,
+    )
+    for batch in islice(own, count):
+        yield trainer.strategy.batch_to_device(batch, dataloader_idx=0)
+
+
+def example_of(module: pl.LightningModule, batch: Any) -> Example:
+    """Take inputs for the trace and the probe: the module's `example_input_array`, else the first entries of a batch.
+
+    Raises:
+        StructureError: it cannot be told what `forward` takes.
+    """
+    given = getattr(module, "example_input_array", None)
+    if given is not None:
+        return given if isinstance(given, (tuple, Mapping)) else (given,)
+    inputs = batch[0] if isinstance(batch, (tuple, list)) and batch else batch
+    if not isinstance(inputs, Tensor):
+        raise StructureError(
+            f"cannot tell which inputs {type(module).__name__}.forward takes",
+            seen=f"training batches of type {type(batch).__name__}",
+            expected="a tensor, or a tuple or list that starts with one",
+            advice="pass Growth(example=function of a batch), or set example_input_array on the module",
+        )
+    return (inputs[:_SAMPLES].detach(),)
+
+
+def to_device(example: Example, device: torch.device) -> Example:
+    """Return the example with every tensor on a device."""
+    moved: Example = tree_map(lambda x: x.to(device) if isinstance(x, Tensor) else x, example)
+    return moved

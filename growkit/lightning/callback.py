@@ -1,0 +1,189 @@
+"""`Growth`: the Lightning callback that makes architecture something that training optimises."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable, Sequence
+from inspect import signature
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+
+from growkit import randomness
+from growkit.errors import GrowkitError, SurgeryError
+from growkit.growth import Budget, Context, Event, Moment, Schedule, every, grow
+from growkit.lightning.batches import example_of, statistics_batches, to_device
+from growkit.lightning.checkpoint import STATE_KEY, pack, replay_before_load, unpack
+from growkit.plugins import Plugin, Plugins
+from growkit.structure import trace_example
+from growkit.structure.trace import Example
+from growkit.surgery import Journal
+
+__all__ = ["Growth"]
+
+_log = logging.getLogger(__name__)
+
+
+class Growth(pl.Callback):
+    """Grows the model while it trains; optimizer, schedules and checkpoints follow.
+
+    Growth events happen just before a training batch with which an optimizer step begins. The user's module needs no
+    base class; its `training_step` must return the loss (or a dict with it under "loss").
+
+    Args:
+        plugins: who proposes what to grow, in order of call. Installed plugins join them.
+        when: when to grow, such as `growkit.every(epochs=5)`.
+        budget: limits on the size of the model.
+        example: makes the inputs of `forward` from a training batch, a tuple of positional or a dict of keyword
+            inputs. Default: `example_input_array`, else the first two entries of the first tensor of the batch.
+        loss: maps a copy of the module and a batch to the scalar training loss. Default: `training_step`.
+        seed: of all random draws of growth.
+
+    Attributes:
+        journal: every edit so far.
+        events: the growth events of this process, oldest first.
+
+    Cost: nothing measurable while no growth is due; see `benchmarks/` for the cost of an event.
+    """
+
+    def __init__(
+        self,
+        plugins: Sequence[Plugin] = (),
+        when: Schedule | None = None,
+        budget: Budget | None = None,
+        example: Callable[[Any], Example] | None = None,
+        loss: Callable[[nn.Module, Any], Tensor] | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.when = when or every(epochs=1)
+        self.budget = budget or Budget()
+        self.journal = Journal()
+        self.events: list[Event] = []
+        self.plugins = Plugins(plugins)
+        self._make_example, self._loss, self._seed = example, loss, seed
+        self._example: Example | None = None
+        self._random_state: dict[str, Any] | None = None
+        self._stop_replay: Callable[[], None] | None = None
+
+    @property
+    def state_key(self) -> str:
+        """The key under which checkpoints hold the state of growth."""
+        return STATE_KEY
+
+    # ------------------------------------------------------------- when Lightning calls
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Refuse what growth cannot follow yet, and replay the journal before weights load."""
+        if trainer.world_size > 1:
+            raise _unsupported(f"{trainer.world_size} processes", "one process", "train on one device")
+        if isinstance(pl_module, torch._dynamo.OptimizedModule) or hasattr(pl_module, "_compiler_ctx"):
+            raise _unsupported("a compiled module", "an eager module", "compile after growth")
+        self._stop_replay = self._stop_replay or replay_before_load(pl_module)
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Leave the module as it was found."""
+        if self._stop_replay is not None:
+            self._stop_replay()
+            self._stop_replay = None
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Go on with the random state of the interrupted run."""
+        if self._random_state is not None:
+            randomness.restore(self._random_state)
+            self._random_state = None
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Grow if it is due."""
+        if self._example is None:
+            make = self._make_example or (lambda batch: example_of(pl_module, batch))
+            self._example = to_device(make(batch), torch.device("cpu"))
+        if batch_idx % trainer.accumulate_grad_batches:
+            return  # gradients of an unfinished step are under way
+        if self.when.due(Moment(trainer.global_step, trainer.current_epoch, batch_idx)):
+            self._grow(trainer, pl_module, batch)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Show the metrics to the schedule."""
+        if not trainer.sanity_checking:
+            self.when.observe({name: float(value) for name, value in trainer.callback_metrics.items()})
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything that a resumed run needs to grow like an uninterrupted one."""
+        return pack(
+            journal=self.journal,
+            example=self._example,
+            random_state=randomness.capture(),
+            schedule=self.when.state_dict(),
+            plugins={plugin.name: plugin.state_dict() for plugin in self._stateful()},
+        )
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up what `state_dict` returned; the journal was replayed before the weights were loaded."""
+        state = unpack(state_dict)
+        self.journal, self._example = state["journal"], state["example"]
+        self._random_state = state["random_state"]
+        self.when.load_state_dict(state["schedule"])
+        for plugin in self._stateful():
+            if plugin.name in state["plugins"]:
+                plugin.load_state_dict(state["plugins"][plugin.name])
+
+    # ------------------------------------------------------------- growth
+
+    def _grow(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any) -> None:
+        assert self._example is not None
+        example = to_device(self._example, pl_module.device)
+        seed = self._seed * 1_000_003 + trainer.global_step
+        context = Context(
+            trace_example(pl_module, example),
+            self.journal,
+            step=trainer.global_step,
+            epoch=trainer.current_epoch,
+            seed=seed,
+            loss=self._loss or _training_loss,
+            batches=lambda count: statistics_batches(trainer, batch, seed, count),
+        )
+        event = grow(context, self.plugins, self.budget, example=example, optimizers=trainer.optimizers)
+        if event is None:
+            _log.info("growkit: nothing to grow at step %d (no candidate was proposed and chosen)", context.step)
+            return
+        self.events.append(event)
+        _log.info("growkit: %s", summary(event))
+
+    def _stateful(self) -> list[Plugin]:
+        return [plugin for plugin in self.plugins.given if isinstance(plugin, Plugin)]
+
+
+def summary(event: Event) -> str:
+    """Describe an event in one line."""
+    note = event.note
+    return (
+        f"step {note['step']}: {', '.join(note['plugins'])} made {len(event.change.edits)} edits, "
+        f"now {note['parameters']:,} parameters"
+    )
+
+
+def _training_loss(model: nn.Module, batch: Any) -> Tensor:
+    assert isinstance(model, pl.LightningModule)
+    arguments = (batch, 0, 0)[: len(signature(model.training_step).parameters)]
+    with warnings.catch_warnings():
+        # A copy without a trainer cannot log, and need not.
+        warnings.filterwarnings("ignore", ".*self.trainer.*reference is not registered")
+        output = model.training_step(*arguments)
+    loss = output["loss"] if isinstance(output, dict) else output
+    if not isinstance(loss, Tensor):
+        raise SurgeryError(
+            f"{type(model).__name__}.training_step gave growth no loss",
+            seen=f"a {type(output).__name__}",
+            expected='a scalar tensor, or a dict with one under "loss"',
+            advice="pass Growth(loss=function of a module and a batch)",
+        )
+    return loss
+
+
+def _unsupported(seen: str, expected: str, advice: str) -> GrowkitError:
+    return GrowkitError("growth cannot follow this kind of training yet", seen=seen, expected=expected, advice=advice)

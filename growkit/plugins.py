@@ -1,0 +1,208 @@
+"""Plugins: one pluggy manager a run, never a global, and errors that say whose fault it was."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib.metadata import Distribution, entry_points
+from typing import Any
+
+import pluggy
+
+from growkit import hookspecs
+from growkit.errors import GrowkitError, PluginError, suggestion
+
+__all__ = ["Plugin", "PluginInfo", "Plugins"]
+
+_PREFIX = hookspecs.PROJECT + "_"
+_HOOKS = [name for name in vars(hookspecs) if name.startswith(_PREFIX)]
+
+
+class Plugin:
+    """Base of plugins that recipes can name. Nothing is required of a subclass but at least one hook.
+
+    A plugin whose choices depend on what it saw earlier keeps that in `state_dict`, so that a resumed run grows
+    like an uninterrupted one.
+    """
+
+    @property
+    def name(self) -> str:
+        """How messages, journals and duplicates refer to this plugin."""
+        return type(self).__name__
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what must be saved with a checkpoint: plain data and tensors."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up what `state_dict` returned."""
+
+
+@dataclass(frozen=True)
+class PluginInfo:
+    """What is known of a registered plugin.
+
+    Attributes:
+        name: under which it is registered.
+        distribution: name and version of the package it came from, or "this program".
+        hooks: names of the hooks it implements.
+    """
+
+    name: str
+    distribution: str
+    hooks: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"plugin {self.name!r} ({self.distribution})"
+
+
+class Plugins:
+    """The plugins of one run: those installed under the entry point group `growkit`, and those given here.
+
+    Args:
+        plugins: instances, called in this order, before the installed ones.
+
+    Raises:
+        PluginError: a class instead of an instance, no hook at all, an unknown or undecorated hook, wrong
+            arguments, a duplicate, or an installed plugin that cannot be imported.
+    """
+
+    def __init__(self, plugins: Sequence[object] = ()) -> None:
+        self._manager = pluggy.PluginManager(hookspecs.PROJECT)
+        self._manager.add_hookspecs(hookspecs)
+        self._info: dict[object, PluginInfo] = {}
+        self.given = list(plugins)
+        for entry in entry_points(group=hookspecs.PROJECT):
+            distribution = _describe(entry.dist)
+            try:
+                plugin = entry.load()
+            except Exception as error:
+                raise PluginError(
+                    f"plugin {entry.name!r} ({distribution}) cannot be imported",
+                    seen=f"{type(error).__name__}: {error}",
+                    expected=f"an importable module or instance at {entry.value!r}",
+                    advice="repair or uninstall that package",
+                ) from error
+            self._register(plugin, entry.name, distribution)
+        # pluggy calls the last registered first.
+        for plugin in reversed(self.given):
+            self._register(plugin, getattr(plugin, "name", None) or type(plugin).__name__, "this program")
+
+    def __iter__(self) -> Iterator[PluginInfo]:
+        return iter(self._info.values())
+
+    def call(self, hook: str, **arguments: Any) -> list[tuple[str, Any]]:
+        """Call a hook of every plugin, in order.
+
+        Returns:
+            The name of each plugin that returned something, with what it returned.
+
+        Raises:
+            PluginError: a plugin raised; the message names it. Errors of growkit pass as they are.
+        """
+        results = []
+        for plugin, info in self._implementing(hook):
+            others = [other for other in self._info if other is not plugin]
+            caller = self._manager.subset_hook_caller(hook, others)
+            try:
+                answer = caller(**arguments)
+            except GrowkitError:
+                raise
+            except Exception as error:
+                raise PluginError(
+                    f"{info} failed in {hook}",
+                    seen=f"{type(error).__name__}: {error}",
+                    expected="a hook that returns",
+                    advice="see the traceback above; leave the plugin out if the fault is not yours",
+                ) from error
+            if isinstance(answer, list) and not _is_first_result(hook):
+                answer = answer[0] if answer else None
+            if answer is not None:
+                results.append((info.name, answer))
+                if _is_first_result(hook):
+                    break
+        return results
+
+    def first(self, hook: str, **arguments: Any) -> Any | None:
+        """Call a first-result hook; return the first answer, or None."""
+        return next((answer for _, answer in self.call(hook, **arguments)), None)
+
+    def describe(self, name: str) -> str:
+        """Return "plugin 'name' (distribution)" for messages."""
+        return next(str(info) for info in self if info.name == name)
+
+    def _implementing(self, hook: str) -> list[tuple[object, PluginInfo]]:
+        callers: list[Any] = getattr(self._manager.hook, hook).get_hookimpls()
+        return [(impl.plugin, self._info[impl.plugin]) for impl in reversed(callers)]
+
+    def _register(self, plugin: object, name: str, distribution: str) -> None:
+        label = f"plugin {name!r} ({distribution})"
+        if inspect.isclass(plugin):
+            raise PluginError(
+                f"{label} is a class",
+                seen=repr(plugin),
+                expected="an instance, or a module with hooks",
+                advice=f"register {plugin.__name__}() instead of {plugin.__name__}",
+            )
+        marked = _check_hooks(plugin, label)
+        for other, info in self._info.items():
+            if info.name == name or other is plugin:
+                raise PluginError(
+                    f"{label} is registered twice",
+                    seen=f"{label} and {info}",
+                    expected="distinct names and instances",
+                    advice="leave one of them out, or give it another `name`",
+                )
+        try:
+            self._manager.register(plugin, name)
+        except pluggy.PluginValidationError as error:
+            raise PluginError(
+                f"{label} implements a hook with arguments that it does not have",
+                seen=str(error).splitlines()[-1],
+                expected="a subset of the arguments in growkit.hookspecs",
+                advice="`docs/hooks.md` lists them",
+            ) from error
+        self._manager.check_pending()
+        self._info[plugin] = PluginInfo(name, distribution, tuple(marked))
+
+
+def _check_hooks(plugin: object, label: str) -> list[str]:
+    """Return the hooks of a plugin; refuse names that are no hooks, and hooks that are not decorated."""
+    named = [name for name in dir(plugin) if name.startswith(_PREFIX) and callable(_peek(plugin, name))]
+    for name in named:
+        if name not in _HOOKS:
+            raise PluginError(
+                f"{label} implements a hook that does not exist",
+                seen=name,
+                expected=f"one of {', '.join(_HOOKS)}",
+                advice=suggestion(name, _HOOKS, otherwise="rename the function if it is not meant as a hook"),
+            )
+        if getattr(_peek(plugin, name), f"{hookspecs.PROJECT}_impl", None) is None:
+            raise PluginError(
+                f"{label} has a function named like a hook that is not marked as one",
+                seen=name,
+                expected=f"@growkit.hookimpl above {name}",
+                advice="decorate it, or rename it if it is not meant as a hook",
+            )
+    if not named:
+        raise PluginError(
+            f"{label} has no hook",
+            seen=repr(plugin),
+            expected=f"at least one of {', '.join(_HOOKS)}",
+            advice="decorate its hooks with growkit.hookimpl",
+        )
+    return named
+
+
+def _peek(plugin: object, name: str) -> Callable[..., Any] | None:
+    return getattr(plugin, name, None)
+
+
+def _is_first_result(hook: str) -> bool:
+    options = getattr(getattr(hookspecs, hook), f"{hookspecs.PROJECT}_spec")
+    return bool(options["firstresult"])
+
+
+def _describe(distribution: Distribution | None) -> str:
+    return f"{distribution.name} {distribution.version}" if distribution else "unknown distribution"

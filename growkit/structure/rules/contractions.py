@@ -1,0 +1,138 @@
+"""Contractions: products summed over an axis. One factor copies the units, the other shares them out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from growkit.structure.dimensions import Symbol, product
+from growkit.structure.roles import Axis
+from growkit.structure.rules.registry import rule
+
+if TYPE_CHECKING:
+    from growkit.structure.trace import Tracer
+
+aten = torch.ops.aten
+
+
+@rule(aten.mm)
+def mm(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+    """`(n, k) (k, m) -> (n, m)`."""
+    (n, k), (k2, m) = tracer[args[0]], tracer[args[1]]
+    tracer.contract(k, k2)
+    tracer.count(func, args, out, n, k, m)
+    tracer[out] = [n, m]
+
+
+@rule(aten.addmm)
+def addmm(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+    """`bias + (n, k) (k, m) -> (n, m)`."""
+    (n, k), (k2, m) = tracer[args[1]], tracer[args[2]]
+    tracer.contract(k, k2)
+    tracer.count(func, args, out, n, k, m)
+    _add_bias(tracer, tracer[args[0]], args[0].shape, [n, m], out.shape)
+    tracer[out] = [n, m]
+
+
+def _add_bias(tracer: Tracer, bias: list[Axis], bias_shape: Any, result: list[Axis], shape: Any) -> None:
+    for position in range(-len(result), 0):
+        if len(bias) >= -position and bias_shape[position] == shape[position]:
+            tracer.same(result[position], bias[position])
+        else:
+            # The same number is added everywhere along this axis, so its entries cannot be shares.
+            tracer.constrain("copies", result[position])
+
+
+@rule(aten.bmm)
+def bmm(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+    """`(b, n, k) (b, k, m) -> (b, n, m)`; the batch axes meet as in a product."""
+    (b, n, k), (b2, k2, m) = tracer[args[0]], tracer[args[1]]
+    tracer.contract(k, k2)
+    tracer.count(func, args, out, b, n, k, m)
+    tracer.unify(b, b2)
+    batch = Axis(b.expr)
+    tracer.constrain("product", b, b2, batch)
+    tracer[out] = [batch, n, m]
+
+
+@rule(aten.mv)
+def mv(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+    """`(n, k) (k) -> (n)`."""
+    (n, k), (k2,) = tracer[args[0]], tracer[args[1]]
+    tracer.contract(k, k2)
+    tracer[out] = [n]
+
+
+@rule(aten.dot)
+def dot(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+    """`(k) (k) -> ()`."""
+    tracer.contract(tracer[args[0]][0], tracer[args[1]][0])
+    tracer[out] = []
+
+
+@rule(aten.convolution)
+def convolution(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+    """Any convolution: contracts the input channels of each group; kernel and image are extents."""
+    x, weight, bias, *_, transposed, _output_padding, groups = args
+    x_axes, weight_axes = tracer[x], tracer[weight]
+    for axis in weight_axes[2:]:
+        _extent(axis, "is the size of a convolution kernel")
+    for axis in x_axes[2:]:
+        tracer.freeze(axis, "slides over it")
+    work: tuple[Axis, ...]
+    if groups == 1:
+        inner, outer = (weight_axes[0], weight_axes[1]) if transposed else (weight_axes[1], weight_axes[0])
+        tracer.contract(x_axes[1], inner)
+        channels, work = outer, (x_axes[1], outer)
+    else:
+        channels, work = _grouped(tracer, x_axes[1], weight_axes, transposed, groups)
+    tracer.count(func, args, out, x_axes[0], *work)
+    if bias is not None:
+        tracer.same(channels, tracer[bias][0])
+        tracer.constrain("copies", x_axes[0])
+    reason = f"is the output extent of {tracer.where}"
+    tracer[out] = [x_axes[0], channels, *(tracer.extent(n, reason) for n in out.shape[2:])]
+
+
+def _extent(axis: Axis, reason: str) -> None:
+    if isinstance(axis.expr, Symbol):
+        axis.expr.extent, axis.expr.frozen = True, reason
+
+
+def _grouped(
+    tracer: Tracer, x: Axis, weight: list[Axis], transposed: bool, groups: int
+) -> tuple[Axis, tuple[Axis, ...]]:
+    """Split channels into groups: the groups meet as in a product, the channels inside each are contracted."""
+    inner_size, outer_size = (
+        (weight[0].expr.size // groups, weight[1].expr.size)
+        if transposed
+        else (weight[1].expr.size, weight[0].expr.size // groups)
+    )
+    group, inner, outer = (Axis(_new(n)) for n in (groups, inner_size, outer_size))
+    out = Axis(product((group.expr, outer.expr)))
+    tracer.unify(x, Axis(product((group.expr, inner.expr))))
+    # The weight is (groups * outer, inner, ...), or (groups * inner, outer, ...) when transposed.
+    joint, single = weight[:2]
+    if single.expr.size == 1:
+        _extent(single, "has one entry a group")
+    tracer.unify(joint, Axis(product((group.expr, inner.expr if transposed else outer.expr))))
+    tracer.unify(single, outer if transposed else inner)
+    w_inner, w_outer = (joint, single) if transposed else (single, joint)
+    # Roles, symbol by symbol: input and weight are multiplied along the groups and summed along `inner`.
+    x_group, w_group, x_inner = Axis(group.expr), Axis(group.expr), Axis(inner.expr)
+    tracer.constrain("same", x, x_group)
+    tracer.constrain("same", joint, w_group)
+    tracer.constrain("product", x_group, w_group, group)
+    tracer.constrain("same", group, out)
+    tracer.constrain("same", x, x_inner)
+    tracer.constrain("same", w_inner, inner)
+    tracer.constrain("opposite", x_inner, inner)
+    tracer.constrain("same", w_outer, outer)
+    tracer.constrain("same", outer, out)
+    tracer.mirror("groups", group)
+    return out, (group, inner, outer)
+
+
+def _new(size: int) -> Symbol:
+    return Symbol(size, extent=True, frozen="has one entry a group") if size == 1 else Symbol(size)

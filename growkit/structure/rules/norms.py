@@ -1,0 +1,100 @@
+"""Normalisations: statistics over the batch leave units alone; statistics over units tie them together."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from growkit.structure.dimensions import Symbol, product, require_uniform
+from growkit.structure.roles import Axis
+from growkit.structure.rules.registry import rule
+
+if TYPE_CHECKING:
+    from growkit.structure.trace import Tracer
+
+aten = torch.ops.aten
+
+
+@rule(
+    aten.native_batch_norm,
+    aten._native_batch_norm_legit,
+    aten._native_batch_norm_legit_no_training,
+    aten.cudnn_batch_norm,
+    aten.miopen_batch_norm,
+)
+def batch_norm(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+    """Each channel by its own statistics: `x, weight, bias, running mean, running variance, ...`."""
+    x, weight, bias = args[:3]
+    statistics = [tensor for tensor in args[3:5] if isinstance(tensor, Tensor)]
+    channel = tracer[x][1]
+    for tensor in statistics:
+        tracer.unify(channel, tracer[tensor][0])
+    _whole(tracer, [channel, *(tracer[tensor][0] for tensor in statistics)])
+    result = _affine(tracer, [channel], weight, bias)
+    _set(tracer, out, [tracer[x][0], *result, *tracer[x][2:]])
+
+
+@rule(aten.native_layer_norm)
+def layer_norm(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+    """Mean and variance over the last axes: preserved when every unit is copied equally often."""
+    x, shape, weight, bias = args[:4]
+    _normalise_last(tracer, x, len(shape), weight, bias, out)
+
+
+@rule(aten._fused_rms_norm)
+def rms_norm(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+    """Mean square over the last axes."""
+    x, shape, weight = args[:3]
+    _normalise_last(tracer, x, len(shape), weight, None, out)
+
+
+def _normalise_last(
+    tracer: Tracer, x: Tensor, count: int, weight: Tensor | None, bias: Tensor | None, out: Any
+) -> None:
+    kept, last = tracer[x][:-count], tracer[x][-count:]
+    for axis in last:
+        require_uniform(axis.expr, f"{tracer.where} averages over the units")
+    _whole(tracer, last)
+    _set(tracer, out, [*kept, *_affine(tracer, last, weight, bias)])
+
+
+@rule(aten.native_group_norm)
+def group_norm(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+    """Mean and variance over the channels of each group: `x, weight, bias, N, C, HxW, groups, eps`."""
+    x, weight, bias, _n, channels, _hw, groups = args[:7]
+    axis = tracer[x][1]
+    group = Symbol(groups, extent=groups == 1)
+    member = Symbol(channels // groups, extent=channels == groups)
+    tracer.unify(axis, Axis(product((group, member))))
+    require_uniform(member, f"{tracer.where} averages over the units of a group")
+    _whole(tracer, [axis])
+    tracer.mirror("num_groups", Axis(group))
+    _set(tracer, out, [tracer[x][0], *_affine(tracer, [axis], weight, bias), *tracer[x][2:]])
+
+
+def _whole(tracer: Tracer, axes: list[Axis]) -> None:
+    for axis in axes:
+        tracer.constrain("copies", axis)
+
+
+def _affine(tracer: Tracer, axes: list[Axis], weight: Tensor | None, bias: Tensor | None) -> list[Axis]:
+    """Scale and shift normalised (hence whole) axes; the scale may hold shares, and then so does the result."""
+    if weight is None:
+        return axes
+    scale = tracer[weight]
+    for axis, gain in zip(axes, scale, strict=True):
+        tracer.unify(axis, gain)
+    if bias is not None:
+        for gain, shift in zip(scale, tracer[bias], strict=True):
+            tracer.same(gain, shift)
+    return scale
+
+
+def _set(tracer: Tracer, out: Any, axes: list[Axis]) -> None:
+    """Set the axes of the result; the saved statistics behind it are for the backward pass only."""
+    results = out if isinstance(out, (tuple, list)) else (out,)
+    tracer[results[0]] = axes
+    for extra in results[1:]:
+        tracer[extra] = [tracer.extent(n, f"is saved by {tracer.where} for its backward pass") for n in extra.shape]

@@ -1,0 +1,46 @@
+"""The table of rules: what each ATen operation says about the dimensions of its inputs and outputs.
+
+A rule receives the tracer, the operation, its arguments and its result, relates the axes of the inputs, and sets the
+axes of every output. An output axis may *be* an input axis (the same object) where the operation is linear along
+it, or where it acts on each unit separately and the input copies its units.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+if TYPE_CHECKING:
+    from growkit.structure.trace import Tracer
+
+__all__ = ["RULES", "Rule", "refuse", "rule"]
+
+Rule = Callable[["Tracer", Any, tuple[Any, ...], dict[str, Any], Any], None]
+
+RULES: dict[Any, Rule] = {}
+
+
+def rule(*operations: Any) -> Callable[[Rule], Rule]:
+    """Register a function as the rule of some operations (overload packets such as `torch.ops.aten.mm`)."""
+
+    def register(function: Rule) -> Rule:
+        RULES.update(dict.fromkeys(operations, function))
+        return function
+
+    return register
+
+
+def refuse(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+    """Freeze every axis of every input, for operations that growkit does not know."""
+    for tensor in tree_leaves((args, kwargs)):
+        if isinstance(tensor, Tensor):
+            for axis in tracer[tensor]:
+                tracer.freeze(axis, "has no dimension rule")
+    for tensor in tree_leaves(out):
+        if isinstance(tensor, Tensor):
+            tracer[tensor] = [
+                tracer.extent(n, f"was computed by {tracer.where}, which has no rule") for n in tensor.shape
+            ]

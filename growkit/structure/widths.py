@@ -1,0 +1,253 @@
+"""What may change in a model: its widths, where their units lie, and what each unit costs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from growkit.errors import StructureError, suggestion
+from growkit.structure.dimensions import Symbol, evaluate, freeze, leaves, squared, unit_positions
+from growkit.structure.mirrors import Mirror
+from growkit.structure.roles import COPIES, Axis, Roles
+from growkit.structure.trace import Example, Tracer, trace_model
+
+__all__ = ["Slice", "Structure", "Width", "trace"]
+
+
+@dataclass(frozen=True, eq=False)
+class Slice:
+    """Where the units of a width lie along one axis of one parameter or buffer.
+
+    Attributes:
+        parameter: qualified name of the parameter or buffer (the first one, if it is tied).
+        axis: which of its axes.
+    """
+
+    parameter: str
+    axis: int
+    _axis: Axis = field(repr=False)
+    _symbol: Symbol = field(repr=False)
+
+    @property
+    def index(self) -> Tensor:
+        """Positions of each unit along the axis: shape (size, multiplicity), int64."""
+        return unit_positions(self._axis.expr, self._symbol)
+
+
+@dataclass(frozen=True, eq=False)
+class Width:
+    """A named, ordered family of units with the same kind of slices.
+
+    Attributes:
+        name: qualified name of the first module that produces the units.
+        incoming: slices that produce the units; they are copied with a unit.
+        outgoing: slices that consume the units; they are shared out among the copies of a unit.
+    """
+
+    name: str
+    incoming: tuple[Slice, ...]
+    outgoing: tuple[Slice, ...]
+    symbol: Symbol = field(repr=False)
+
+    @property
+    def size(self) -> int:
+        """Number of units."""
+        return self.symbol.size
+
+    @property
+    def frozen(self) -> str | None:
+        """Why the width cannot change, or None."""
+        return self.symbol.frozen
+
+    @property
+    def uniform(self) -> str | None:
+        """Why all units must be copied equally often, or None."""
+        return self.symbol.uniform
+
+    @property
+    def copies_only(self) -> str | None:
+        """Why units can be added as copies only, or None."""
+        return self.symbol.copies_only
+
+
+class Structure:
+    """The widths of a model, as one forward pass showed them. Made by `growkit.trace`.
+
+    Sizes follow the edits that are applied through the structure; a change of the forward pass itself needs a new
+    trace.
+
+    Attributes:
+        model: the traced model.
+        widths: every width by name, in forward order; frozen ones included, with their reason.
+        axes: the axes of each parameter and buffer that the forward pass used, by qualified name.
+        roles: which axes copy and which share.
+        mirrors: module attributes that repeat sizes.
+    """
+
+    def __init__(self, model: nn.Module, tracer: Tracer, samples: int) -> None:
+        self.model = model
+        self.mirrors: Mapping[tuple[str, str], Mirror] = tracer.mirrors
+        self._work = tracer.work
+        self._samples = samples
+        self.axes: dict[str, list[Axis]] = {}
+        self._fixed_parameters = 0
+        self._collect(tracer)
+        self.roles = Roles(tracer.constraints)
+        self.widths: Mapping[str, Width] = {width.name: width for width in self._name_widths()}
+        self._parameter_names = {name for name, _ in model.named_parameters()}
+
+    def __repr__(self) -> str:
+        rows = (f"  {w.name}: {w.size}" + (f" (frozen: {w.frozen})" if w.frozen else "") for w in self.widths.values())
+        return "Structure of " + type(self.model).__name__ + "\n" + "\n".join(rows)
+
+    def __getitem__(self, name: str) -> Width:
+        """Return a width by name.
+
+        Raises:
+            StructureError: the model has no such width.
+        """
+        if name not in self.widths:
+            raise StructureError(
+                f"no width {name!r} in {type(self.model).__name__}",
+                seen=repr(name),
+                expected=f"one of {', '.join(map(repr, self.widths)) or 'no widths at all'}",
+                advice=suggestion(name, self.widths, otherwise="`growkit inspect` lists the widths of a model"),
+            )
+        return self.widths[name]
+
+    @property
+    def growable(self) -> list[Width]:
+        """The widths that are not frozen, in forward order."""
+        return [width for width in self.widths.values() if not width.frozen]
+
+    def matching(self, *patterns: str) -> list[Width]:
+        """Return the widths that are not frozen and match a pattern such as "blocks.*"; all of them without one."""
+        return [w for w in self.growable if not patterns or any(fnmatchcase(w.name, pattern) for pattern in patterns)]
+
+    def parameters(self, sizes: Mapping[str, int] | None = None) -> int:
+        """Return the number of parameters the model has, or would have if some widths had other sizes.
+
+        Args:
+            sizes: new size by width name; the others stay.
+        """
+        new = self._symbols(sizes)
+        total = self._fixed_parameters
+        for name in self._parameter_names & self.axes.keys():
+            count = 1
+            for axis in self.axes[name]:
+                count *= evaluate(axis.expr, new)
+            total += count
+        return total
+
+    def flops(self, sizes: Mapping[str, int] | None = None) -> float:
+        """Return the FLOPs of one forward pass per sample, or what they would be with other sizes.
+
+        Counted are the operations that `torch.utils.flop_counter` knows (a multiply-add is two), divided by the
+        length of the first axis of the first input.
+
+        Args:
+            sizes: new size by width name; the others stay.
+        """
+        new = self._symbols(sizes)
+        total = 0.0
+        for flops, axes in self._work:
+            scale = 1.0
+            for axis in axes:
+                scale *= evaluate(axis.expr, new) / axis.expr.size
+            total += flops * scale
+        return total / self._samples
+
+    def _symbols(self, sizes: Mapping[str, int] | None) -> dict[Symbol, int]:
+        return {self[name].symbol: size for name, size in (sizes or {}).items()}
+
+    def _collect(self, tracer: Tracer) -> None:
+        """Name the axes of what the pass used; freeze what it did not reach or what no edit could follow."""
+        parameters = dict(self.model.named_parameters())
+        named: dict[int, tuple[str, Tensor]] = {}
+        for name, tensor in (*parameters.items(), *self.model.named_buffers()):
+            named.setdefault(id(tensor), (name, tensor))
+        for key in tracer.reached:
+            name, tensor = named[key]
+            self.axes[name] = tracer[tensor]
+            for axis in tracer[tensor]:
+                for symbol in squared(axis.expr):
+                    freeze(symbol, f"runs over pairs of its units in {name!r}")
+        self._fixed_parameters = sum(p.numel() for name, p in parameters.items() if name not in self.axes)
+
+    def _name_widths(self) -> Iterator[Width]:
+        slices: dict[Symbol, list[Slice]] = {}
+        for name, axes in self.axes.items():
+            for position, axis in enumerate(axes):
+                for symbol in leaves(axis.expr):
+                    if not symbol.extent:
+                        slices.setdefault(symbol, []).append(Slice(name, position, axis, symbol))
+        names: dict[Symbol, str] = {}
+        sides = {symbol: self._sides(symbol, found) for symbol, found in slices.items()}
+        # Growable widths choose first, so that `features.3` means the channels it makes, not those it receives.
+        for symbol in sorted(slices, key=lambda symbol: symbol.frozen is not None):
+            incoming, _ = sides[symbol]
+            names[symbol] = _free_name((*incoming, *slices[symbol]), set(names.values()))
+        for symbol, (incoming, outgoing) in sides.items():
+            yield Width(
+                name=names[symbol],
+                incoming=incoming,
+                outgoing=outgoing,
+                symbol=symbol,
+            )
+
+    def _sides(self, symbol: Symbol, found: list[Slice]) -> tuple[tuple[Slice, ...], tuple[Slice, ...]]:
+        copying = [self.roles.of(piece._axis, symbol) == COPIES for piece in found]
+        incoming = tuple(piece for piece, copies in zip(found, copying, strict=True) if copies)
+        outgoing = tuple(piece for piece, copies in zip(found, copying, strict=True) if not copies)
+        return incoming, outgoing
+
+
+def _free_name(pieces: tuple[Slice, ...], taken: set[str]) -> str:
+    for piece in pieces:
+        module = piece.parameter.rpartition(".")[0] or piece.parameter
+        if module not in taken:
+            return module
+        break
+    return next(
+        name
+        for piece in pieces
+        for name in (piece.parameter, f"{piece.parameter}[{piece.axis}]", f"{piece.parameter}[{piece.axis}]'")
+        if name not in taken and (name != piece.parameter or piece.axis == 0)
+    )
+
+
+def trace(model: nn.Module, *args: Any, **kwargs: Any) -> Structure:
+    """Find the widths of a model by running it once.
+
+    The model is left exactly as it was: mode, buffers, gradients and the global random state.
+
+    Args:
+        model: any module whose forward pass runs eagerly.
+        args: example inputs, as the model takes them; a batch of two is enough (a batch of one cannot be told
+            from an axis that is broadcast).
+        kwargs: example keyword inputs (instead of positional ones, or beside them).
+
+    Returns:
+        The structure.
+
+    Raises:
+        StructureError: the forward pass failed.
+
+    Cost: one forward pass in evaluation mode plus some microseconds an operation; no activations are kept.
+    """
+    return trace_example(model, (args, kwargs) if args and kwargs else kwargs or args)
+
+
+def trace_example(model: nn.Module, example: Example) -> Structure:
+    """Do what `trace` does, with the inputs as one value: a tuple of positional or a dict of keyword inputs."""
+    tracer = trace_model(model, example)
+    first = next(
+        (x for x in torch.utils._pytree.tree_leaves(example) if isinstance(x, Tensor) and x.dim()),
+        torch.ones(1),
+    )
+    return Structure(model, tracer, max(first.shape[0], 1))

@@ -1,0 +1,191 @@
+"""What an applied edit did to each parameter, and how to bring any tensor of the old shape along."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+from growkit.errors import SurgeryError, suggestion
+from growkit.structure.dimensions import Symbol, leaves, positions, scales
+from growkit.structure.roles import SHARES, Axis, Roles
+from growkit.surgery.edits import Edit, UnitMap
+
+__all__ = ["AxisMap", "Change", "Like", "ParamChange", "axis_map"]
+
+Like = Literal["weight", "gradient", "square", "copy"]
+
+
+@dataclass(frozen=True, eq=False)
+class AxisMap:
+    """Where the positions of one axis come from.
+
+    Attributes:
+        source: old position of each new one, shape (new length,), int64; -1 for new positions, which are zero.
+        share: scale of each new position for tensors that behave like the weight, shape (new length,), or None.
+        dual: the same for tensors that behave like its gradient: a copy of a unit receives its share of the
+            gradient, a shared weight the whole.
+        share_folds: further old positions that are added, for tensors like the weight; -1 for none.
+        dual_folds: the same for tensors like the gradient.
+    """
+
+    source: Tensor
+    share: Tensor | None
+    dual: Tensor | None
+    share_folds: tuple[Tensor, ...] = ()
+    dual_folds: tuple[Tensor, ...] = ()
+
+    def apply(self, tensor: Tensor, axis: int, like: Like) -> Tensor:
+        """Return the tensor with this axis at its new length."""
+        result = _gather(tensor, axis, self.source)
+        if like == "copy":
+            return result
+        scale, folds = (self.share, self.share_folds) if like == "weight" else (self.dual, self.dual_folds)
+        if scale is not None:
+            if like == "square":
+                scale = scale.square()
+            shape = [-1 if position == axis else 1 for position in range(tensor.dim())]
+            result *= scale.to(device=tensor.device, dtype=tensor.dtype).view(shape)
+        for fold in folds:
+            extra = _gather(tensor, axis, fold)
+            # Gradients of merged units add, so their root mean squares do.
+            result = (result.sqrt() + extra.sqrt()).square() if like == "square" else result + extra
+        return result
+
+
+def _gather(tensor: Tensor, axis: int, source: Tensor) -> Tensor:
+    source = source.to(tensor.device)
+    missing = source < 0
+    result = tensor.index_select(axis, source.clamp(min=0))
+    return result.index_fill(axis, missing.nonzero().flatten(), 0) if bool(missing.any()) else result
+
+
+@dataclass(frozen=True, eq=False)
+class ParamChange:
+    """What became of one parameter or buffer.
+
+    Attributes:
+        name: its qualified name.
+        old: the tensor as it was; it is no longer part of the model.
+        new: the tensor in its place.
+        maps: for each axis, where its positions come from; None where nothing changed.
+    """
+
+    name: str
+    old: Tensor
+    new: Tensor
+    maps: tuple[AxisMap | None, ...]
+
+    def carry(self, tensor: Tensor, *, like: Like = "weight") -> Tensor:
+        """Bring a tensor of the old shape to the new one.
+
+        Args:
+            tensor: same shape as `old`; any device and dtype. Not modified.
+            like: how its entries behave when a unit is copied: "weight" (outgoing entries are shared out, as in a
+                moving average of the weights), "gradient" (incoming entries are, as in a momentum), "square" (of a
+                gradient, as in Adam's second moment), "copy" (none).
+
+        Returns:
+            A new tensor.
+
+        Raises:
+            SurgeryError: the tensor has another shape.
+
+        Cost: one copy an axis that changed.
+        """
+        if tensor.shape != self.old.shape:
+            raise SurgeryError(
+                f"cannot carry a tensor along {self.name!r}",
+                seen=f"shape {tuple(tensor.shape)}",
+                expected=f"the old shape of the parameter, {tuple(self.old.shape)}",
+                advice="carry what is shaped like the parameter; rebuild what is not",
+            )
+        return apply_maps(tensor, self.maps, like)
+
+
+def apply_maps(tensor: Tensor, maps: Sequence[AxisMap | None], like: Like) -> Tensor:
+    """Return a new tensor with every mapped axis at its new length."""
+    result = tensor.detach()
+    for axis, mapped in enumerate(maps):
+        if mapped is not None:
+            result = mapped.apply(result, axis, like)
+    return result.clone() if result.data_ptr() == tensor.data_ptr() else result
+
+
+@dataclass(frozen=True, eq=False)
+class Change:
+    """What applied edits did to a model.
+
+    Attributes:
+        edits: the edits, those of one width joined.
+        parameters: one entry for each parameter and buffer that changed, by qualified name.
+        moved: largest change of the model's output on the probe, relative to its scale.
+    """
+
+    edits: tuple[Edit, ...]
+    parameters: Mapping[str, ParamChange]
+    moved: float = 0.0
+
+    def carry(self, tensor: Tensor, parameter: str, *, like: Like = "weight") -> Tensor:
+        """Bring a tensor shaped like a parameter along; one whose parameter did not change is returned as it is.
+
+        Args:
+            tensor: same shape as the parameter had.
+            parameter: qualified name of the parameter or buffer.
+            like: see `ParamChange.carry`.
+
+        Returns:
+            A tensor of the new shape.
+
+        Raises:
+            SurgeryError: the tensor has another shape than the parameter had.
+        """
+        change = self.parameters.get(parameter)
+        return tensor if change is None else change.carry(tensor, like=like)
+
+    def __getitem__(self, parameter: str) -> ParamChange:
+        """Return the change of one parameter.
+
+        Raises:
+            SurgeryError: it did not change.
+        """
+        if parameter not in self.parameters:
+            raise SurgeryError(
+                f"{parameter!r} was not changed",
+                seen=repr(parameter),
+                expected=f"one of {', '.join(map(repr, self.parameters))}",
+                advice=suggestion(parameter, self.parameters, otherwise="use `carry`, which passes the unchanged"),
+            )
+        return self.parameters[parameter]
+
+
+def axis_map(axis: Axis, units: Mapping[Symbol, UnitMap], roles: Roles) -> AxisMap | None:
+    """Work out what the unit maps of some symbols mean along one axis; None if it has none of them."""
+    touched = [symbol for symbol in leaves(axis.expr) if symbol in units]
+    if not touched:
+        return None
+    sources = {symbol: units[symbol].source for symbol in touched}
+    sizes = {symbol: len(units[symbol].source) for symbol in touched}
+    sharing = {symbol for symbol in touched if roles.of(axis, symbol) == SHARES}
+
+    def scale(which: set[Symbol]) -> Tensor | None:
+        factors = {symbol: units[symbol].share for symbol in which}
+        scale = scales(axis.expr, factors, sizes)
+        return None if bool((scale == 1).all()) else scale
+
+    def folds(which: set[Symbol]) -> tuple[Tensor, ...]:
+        return tuple(
+            positions(axis.expr, {**sources, symbol: fold}) for symbol in which for fold in units[symbol].folds
+        )
+
+    # New units have share 0; along axes that copy, and in gradients, their entries are zero by `source` anyway.
+    copying = set(touched) - sharing
+    return AxisMap(
+        source=positions(axis.expr, sources),
+        share=scale(sharing),
+        dual=scale(copying),
+        share_folds=folds(sharing),
+        dual_folds=folds(copying),
+    )

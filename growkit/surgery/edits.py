@@ -1,0 +1,239 @@
+"""Edits: frozen, JSON-able descriptions of a structural change, and the unit maps they stand for."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from growkit.errors import SurgeryError, suggestion
+from growkit.structure import Structure, Width
+from growkit.surgery.deepen import Deepen
+
+__all__ = ["Deepen", "Edit", "Narrow", "UnitMap", "Widen", "edit_from_dict", "edit_to_dict", "merge"]
+
+
+@dataclass(frozen=True)
+class UnitMap:
+    """How the units of one width change.
+
+    Attributes:
+        source: old unit of each new unit, shape (new size,), int64; -1 for new units.
+        share: what part of the old unit's outgoing weight each new unit carries, shape (new size,), float64; sums
+            to 1 over the copies of a unit, 0 for new units.
+        folds: further old units whose outgoing weight a new unit takes over, each of shape (new size,), -1 for none.
+    """
+
+    source: Tensor
+    share: Tensor
+    folds: tuple[Tensor, ...] = ()
+
+
+@dataclass(frozen=True)
+class Widen:
+    """Add units to a width: copies of existing ones, new ones, or both. Function-preserving.
+
+    A copy has the incoming weights of its original; original and copies share the outgoing weights equally. A new
+    unit has incoming weights as its layer initialises them, and zero outgoing weights. Copies are placed after the
+    existing units in the order given, new units after them.
+
+    Args:
+        width: name of the width.
+        copies: units to copy, each in 0..size-1; a unit named twice is copied twice.
+        new: number of new units, at least 0.
+
+    Source: Chen, Goodfellow and Shlens, Net2Net (2016), arXiv:1511.05641, there with random choice of `copies`.
+    """
+
+    width: str
+    copies: tuple[int, ...] = ()
+    new: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "copies", tuple(int(unit) for unit in self.copies))
+        if self.new < 0 or not (self.copies or self.new):
+            raise SurgeryError(
+                f"{self} adds nothing",
+                seen=f"copies={list(self.copies)}, new={self.new}",
+                expected="at least one unit to copy, or new >= 1",
+                advice="leave the edit out if nothing is to be added",
+            )
+
+    def new_size(self, size: int) -> int:
+        """Return the number of units after the edit."""
+        return size + len(self.copies) + self.new
+
+    def unit_map(self, width: Width, *, exact: bool) -> UnitMap:
+        """Check the edit against a width and say what becomes of each unit."""
+        _check_units(self, width, self.copies, "copies")
+        if exact:
+            self._check_exact(width)
+        source = torch.tensor([*range(width.size), *self.copies, *[-1] * self.new], dtype=torch.int64)
+        counts = torch.bincount(source[source >= 0], minlength=width.size).double()
+        share = torch.where(source < 0, 0.0, 1.0 / counts[source.clamp(min=0)])
+        return UnitMap(source, share)
+
+    def _check_exact(self, width: Width) -> None:
+        if width.copies_only and self.new:
+            raise SurgeryError(
+                f"{self} would change what the model computes",
+                seen=f"new={self.new}, where {width.copies_only}",
+                expected="copies only",
+                advice="copy units, or pass exact=False if the output may change",
+            )
+        counts = Counter(self.copies)
+        if width.uniform and (self.new or len({counts[unit] for unit in range(width.size)}) > 1):
+            raise SurgeryError(
+                f"{self} would change what the model computes",
+                seen=f"units copied {sorted(set(counts[u] for u in range(width.size)))} times, new={self.new}; "
+                f"{width.uniform}",
+                expected=f"each of the {width.size} units copied equally often",
+                advice="copy all units (`copies=range(size)`), or pass exact=False if the output may change",
+            )
+
+
+@dataclass(frozen=True)
+class Narrow:
+    """Remove units from a width: the inverse direction of `Widen`.
+
+    Without `into`, the outgoing weights of the removed units are lost, which preserves the function only if the
+    units were dead. With `into`, other units take them over, which is exact if those are copies of the removed ones.
+
+    Args:
+        width: name of the width.
+        remove: units to remove, each once, in 0..size-1; at least one unit must stay.
+        into: for each removed unit, the staying unit that takes over its outgoing weights; empty for none.
+    """
+
+    width: str
+    remove: tuple[int, ...]
+    into: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "remove", tuple(int(unit) for unit in self.remove))
+        object.__setattr__(self, "into", tuple(int(unit) for unit in self.into))
+        valid = self.remove and len(set(self.remove)) == len(self.remove)
+        if not valid or (self.into and (len(self.into) != len(self.remove) or set(self.into) & set(self.remove))):
+            raise SurgeryError(
+                f"{self} is not a removal",
+                seen=f"remove={list(self.remove)}, into={list(self.into)}",
+                expected="distinct units to remove and, if `into` is given, one staying unit for each of them",
+                advice="name every removed unit once",
+            )
+
+    def new_size(self, size: int) -> int:
+        """Return the number of units after the edit."""
+        return size - len(self.remove)
+
+    def unit_map(self, width: Width, *, exact: bool) -> UnitMap:
+        """Check the edit against a width and say what becomes of each unit."""
+        _check_units(self, width, self.remove, "remove")
+        _check_units(self, width, self.into, "into")
+        kept = [unit for unit in range(width.size) if unit not in set(self.remove)]
+        if not kept:
+            raise SurgeryError(
+                f"{self} would leave no unit",
+                seen=f"all {width.size} units removed",
+                expected="at least one unit that stays",
+                advice="keep a unit",
+            )
+        source = torch.tensor(kept, dtype=torch.int64)
+        folds = []
+        for removed, keeper in zip(self.remove, self.into, strict=False):
+            fold = torch.full((len(kept),), -1, dtype=torch.int64)
+            fold[kept.index(keeper)] = removed
+            folds.append(fold)
+        return UnitMap(source, torch.ones(len(kept), dtype=torch.float64), tuple(folds))
+
+
+Edit = Widen | Narrow | Deepen
+
+_KINDS: dict[str, type[Any]] = {"widen": Widen, "narrow": Narrow, "deepen": Deepen}
+
+
+def edit_to_dict(edit: Edit) -> dict[str, Any]:
+    """Return an edit as plain data, its kind under "edit"."""
+    kind = next(name for name, cls in _KINDS.items() if type(edit) is cls)
+    return {"edit": kind, **json.loads(json.dumps(asdict(edit)))}
+
+
+def edit_from_dict(data: Mapping[str, Any]) -> Edit:
+    """Rebuild an edit from what `edit_to_dict` made.
+
+    Raises:
+        SurgeryError: the kind is unknown or its fields do not fit.
+    """
+    kind = data.get("edit")
+    if kind not in _KINDS:
+        raise SurgeryError(
+            "a journal entry names no edit that growkit knows",
+            seen=repr(kind),
+            expected=f"one of {', '.join(_KINDS)}",
+            advice=suggestion(str(kind), _KINDS, otherwise="the journal may come from a newer growkit"),
+        )
+    fields = {key: value for key, value in data.items() if key != "edit"}
+    try:
+        return _KINDS[kind](**fields)  # type: ignore[no-any-return]
+    except (TypeError, ValueError) as error:
+        raise SurgeryError(
+            f"a journal entry does not describe a {kind!r} edit",
+            seen=f"{fields} ({error})",
+            expected=f"the fields of growkit.{_KINDS[kind].__name__}",
+            advice="the journal was damaged or edited by hand; take it from the checkpoint again",
+        ) from error
+
+
+def merge(edits: Iterable[Edit]) -> list[Edit]:
+    """Join the edits of one width into one, keeping the order of first mention.
+
+    Raises:
+        SurgeryError: one width is both widened and narrowed, or narrowed twice.
+    """
+    merged: dict[Any, Edit] = {}
+    for edit in edits:
+        key = edit if isinstance(edit, Deepen) else edit.width
+        before = merged.get(key)
+        if before is None:
+            merged[key] = edit
+        elif isinstance(before, Widen) and isinstance(edit, Widen):
+            merged[key] = replace(before, copies=before.copies + edit.copies, new=before.new + edit.new)
+        else:
+            raise SurgeryError(
+                f"two edits of {key!r} cannot be made at once",
+                seen=f"{before} and {edit}",
+                expected="one edit a width, or several that widen it",
+                advice="apply them one after the other",
+            )
+    return list(merged.values())
+
+
+def check_edits(structure: Structure, edits: Sequence[Edit]) -> None:
+    """Refuse edits of widths that are not there or frozen, before anything is touched."""
+    for edit in edits:
+        if isinstance(edit, Deepen):
+            continue
+        width = structure[edit.width]
+        if width.frozen:
+            raise SurgeryError(
+                f"width {edit.width!r} is frozen and cannot change",
+                seen=str(edit),
+                expected="a width that can change: "
+                + (", ".join(w.name for w in structure.growable) or "there is none"),
+                advice=f"it is frozen because it {width.frozen}",
+            )
+
+
+def _check_units(edit: Edit, width: Width, units: Sequence[int], what: str) -> None:
+    wrong = [unit for unit in units if not 0 <= unit < width.size]
+    if wrong:
+        raise SurgeryError(
+            f"{edit} names units that width {width.name!r} does not have",
+            seen=f"{what} {wrong}",
+            expected=f"units from 0 to {width.size - 1}",
+            advice="indices count from 0 and refer to the width as it is before the edit",
+        )
