@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from growkit.growth import Budget, Candidate, Context, Event
+    from growkit.plugins import Plugin
     from growkit.surgery import ParamChange
 
 __all__ = ["PROJECT", "hookimpl"]
@@ -68,5 +69,17 @@ def growkit_grown(event: Event, model: nn.Module) -> None:
 
 
 @hookspec
+def growkit_plugin_classes() -> Iterable[type[Plugin]] | None:
+    """Return the plugin classes that a package offers.
+
+    Fires when the command line starts. Recipes may then name them by their class name alone, as in
+    `class_path: Splitting`.
+    """
+
+
+@hookspec
 def growkit_recipes() -> Path | Traversable | None:
-    """Return a folder with recipes (`*.yaml`), for `growkit ls`, `cat`, `cp` and `run` to find."""
+    """Return a folder with recipes (`*.yaml`).
+
+    Fires when the command line looks for recipes: `growkit ls`, `cat`, `cp`, `validate`, `inspect` and `run`.
+    """

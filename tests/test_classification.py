@@ -26,9 +26,7 @@ from growkit.errors import RecipeError
 IDX_TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 
 # Lightning's own remarks: on loaders without workers, and on how it asks torch about trees.
-quiet_lightning = pytest.mark.filterwarnings(
-    "ignore:.*does not have many workers", "ignore:.*LeafSpec.*is deprecated"
-)
+quiet_lightning = pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*LeafSpec.*is deprecated")
 
 
 def idx_bytes(array: np.ndarray, code: int = 0x08) -> bytes:
@@ -41,9 +39,7 @@ def tiny_files() -> dict[str, bytes]:
     files = {}
     for part, count in (("train", 40), ("t10k", 10)):
         numbers = np.arange(count)
-        files[f"{part}-images-idx3-ubyte"] = idx_bytes(
-            np.broadcast_to(numbers[:, None, None], (count, 28, 28))
-        )
+        files[f"{part}-images-idx3-ubyte"] = idx_bytes(np.broadcast_to(numbers[:, None, None], (count, 28, 28)))
         files[f"{part}-labels-idx1-ubyte"] = idx_bytes(numbers % 10)
     return files
 
@@ -121,9 +117,7 @@ class TestIdx:
         with pytest.raises(RecipeError, match="No such file"):
             read_idx(tmp_path / "absent")
 
-    @pytest.mark.parametrize(
-        "content", [b"not gzip", gzip.compress(bytes(1000))[:-9]], ids=["none", "truncated"]
-    )
+    @pytest.mark.parametrize("content", [b"not gzip", gzip.compress(bytes(1000))[:-9]], ids=["none", "truncated"])
     def test_broken_gzip(self, tmp_path, content):
         path = tmp_path / "file.gz"
         path.write_bytes(content)
@@ -144,8 +138,7 @@ class TestFashionMNIST:
         assert images.dtype == torch.float32
         assert labels.dtype == torch.int64
         train, val, test = (
-            pixel_numbers(loader)
-            for loader in (data.train_dataloader(), data.val_dataloader(), data.test_dataloader())
+            pixel_numbers(loader) for loader in (data.train_dataloader(), data.val_dataloader(), data.test_dataloader())
         )
         assert sorted(train + val) == list(range(40))
         assert len(val) == 10
@@ -246,9 +239,7 @@ class TestDownload:
         served["t10k-labels-idx1-ubyte"] = answer
         with pytest.raises(RecipeError, match=message):
             FashionMNIST().prepare_data()
-        kept = {
-            path.name: path.read_bytes() for path in (tmp_path / "cache" / "FashionMNIST" / "raw").iterdir()
-        }
+        kept = {path.name: path.read_bytes() for path in (tmp_path / "cache" / "FashionMNIST" / "raw").iterdir()}
         whole_names = set(whole) - {"t10k-labels-idx1-ubyte"}
         assert kept == {f"{name}.gz": whole[name] for name in whole_names}
         served.clear()
@@ -272,9 +263,7 @@ class TestDigits:
 
     def test_split_is_stratified(self):
         data = Digits()
-        train, val = (
-            loader.dataset.tensors[1] for loader in (data.train_dataloader(), data.val_dataloader())
-        )
+        train, val = (loader.dataset.tensors[1] for loader in (data.train_dataloader(), data.val_dataloader()))
         assert (len(train), len(val)) == (1257, 540)
         shares = train.bincount(minlength=10) / len(train), val.bincount(minlength=10) / len(val)
         torch.testing.assert_close(*shares, atol=0.002, rtol=0)
@@ -298,9 +287,7 @@ class TestModels:
         model = MLP(64, widths, classes=10)
         assert model(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
         linear = [f"hidden.{2 * position}" for position in range(len(widths))] + ["classifier"]
-        assert [
-            name.removesuffix(".weight") for name, _ in model.named_parameters() if "weight" in name
-        ] == linear
+        assert [name.removesuffix(".weight") for name, _ in model.named_parameters() if "weight" in name] == linear
 
     @pytest.mark.parametrize("widths", [[], [5], [4, 3], [4, 3, 2]])
     def test_convnet(self, widths):
@@ -342,9 +329,7 @@ class TestClassifier:
             logits = task(data.tensors[0])
         loss = torch.nn.functional.cross_entropy(logits, data.tensors[1])
         assert metrics["test_loss"] == pytest.approx(loss.item())
-        assert metrics["test_accuracy"] == pytest.approx(
-            (logits.argmax(1) == data.tensors[1]).float().mean().item()
-        )
+        assert metrics["test_accuracy"] == pytest.approx((logits.argmax(1) == data.tensors[1]).float().mean().item())
 
     @quiet_lightning
     def test_a_copy_runs_without_a_trainer(self, trainer_options):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable
 from functools import cached_property
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from growkit.growth.private import private_copy
 from growkit.structure import Structure
 from growkit.surgery import Journal
 
@@ -50,7 +50,7 @@ class Context:
 
         Cost: one copy of the model, made at first use.
         """
-        return copy.deepcopy(self.structure.model).eval()
+        return private_copy(self.structure.model)
 
     def batches(self, count: int) -> Iterable[Any]:
         """Return training batches; the training loader and the global random state are left alone.

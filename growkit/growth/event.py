@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,11 +17,14 @@ from growkit.growth.context import Context
 from growkit.growth.offsets import add_offsets, check_offsets
 from growkit.growth.select import select
 from growkit.plugins import Plugins
+from growkit.structure import Structure
 from growkit.structure.trace import Example
 from growkit.surgery import Change, Edit, Operation, Widen
 from growkit.surgery.edits import check_edits
 
-__all__ = ["Event", "grow"]
+__all__ = ["Event", "grow", "sizes"]
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +34,8 @@ class Event:
     Attributes:
         candidates: the chosen ones, best first.
         change: what became of each parameter.
-        note: what the journal says of it: step, epoch, plugins, gain, parameters, flops, widths.
+        note: what the journal says of it: step, epoch, plugins, predicted gain, how far the output moved, and the
+            `sizes` before and after.
     """
 
     candidates: Sequence[Candidate]
@@ -67,6 +72,7 @@ def grow(
         answer = plugins.first("growkit_select", candidates=candidates, budget=budget, context=context)
     chosen = select(candidates, context.structure, budget) if answer is None else list(answer)
     if not chosen:
+        _log.info("nothing to grow: %d candidates, none chosen", len(candidates))
         return None
     operation = Operation(
         context.structure,
@@ -77,6 +83,7 @@ def grow(
             "growkit_carry_optimizer_state", optimizer=optimizer, change=change, state=state
         ),
     )
+    before = sizes(context.structure)
     try:
         change = operation.perform(
             [candidate.edit for candidate in chosen],
@@ -85,7 +92,7 @@ def grow(
     except SurgeryError as error:
         names = {candidate.plugin for candidate in chosen}
         raise _refused(" and ".join(map(plugins.describe, sorted(names))), error) from error
-    event = Event(chosen, change, _note(context, chosen, change))
+    event = Event(chosen, change, _note(context, chosen, change, before))
     context.journal.record(*change.edits, **event.note)
     plugins.call("growkit_grown", event=event, model=context.structure.model)
     return event
@@ -135,15 +142,22 @@ def _refused(plugin: str, error: GrowkitError) -> SurgeryError:
     )
 
 
-def _note(context: Context, chosen: Sequence[Candidate], change: Change) -> dict[str, Any]:
-    structure = context.structure
+def sizes(structure: Structure) -> dict[str, Any]:
+    """Return how large a model is: parameters, FLOPs per sample, and the widths that can change."""
+    return {
+        "parameters": sum(p.numel() for p in structure.model.parameters()),
+        "flops": structure.flops(),
+        "widths": {width.name: width.size for width in structure.growable},
+    }
+
+
+def _note(context: Context, chosen: Sequence[Candidate], change: Change, before: dict[str, Any]) -> dict[str, Any]:
     return {
         "step": context.step,
         "epoch": context.epoch,
         "plugins": sorted({candidate.plugin for candidate in chosen}),
         "gain": sum(candidate.gain for candidate in chosen),
         "moved": change.moved,
-        "parameters": sum(p.numel() for p in structure.model.parameters()),
-        "flops": structure.flops(),
-        "widths": {width.name: width.size for width in structure.growable},
+        "before": before,
+        "after": sizes(context.structure),
     }

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from growkit.errors import RecipeError, suggestion
+
 __all__ = ["Every", "Moment", "OnPlateau", "Schedule", "every", "on_plateau"]
 
 
@@ -85,9 +87,11 @@ class OnPlateau(Schedule):
     def observe(self, metrics: Mapping[str, float]) -> None:
         """Count validations without improvement."""
         if self.metric not in metrics:
-            raise ValueError(
-                f"growth waits for a plateau of {self.metric!r}, which is not logged; there is "
-                f"{', '.join(sorted(metrics)) or 'no metric'}"
+            raise RecipeError(
+                f"growth waits for a plateau of {self.metric!r}, which nobody logs",
+                seen=f"the metrics {', '.join(sorted(metrics)) or '(none)'}",
+                expected=f"a metric named {self.metric!r} after each validation",
+                advice=suggestion(self.metric, metrics, otherwise="log it with self.log in validation_step"),
             )
         value = metrics[self.metric] * (1.0 if self.mode == "min" else -1.0)
         if value < self._best:

@@ -73,13 +73,18 @@ class Growth(pl.Callback):
         """The key under which checkpoints hold the state of growth."""
         return STATE_KEY
 
+    @property
+    def example(self) -> Example | None:
+        """The inputs on which the model is traced and probed, on the CPU; None before the first batch."""
+        return self._example
+
     # ------------------------------------------------------------- when Lightning calls
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Refuse what growth cannot follow yet, and replay the journal before weights load."""
         if trainer.world_size > 1:
             raise _unsupported(f"{trainer.world_size} processes", "one process", "train on one device")
-        if isinstance(pl_module, torch._dynamo.OptimizedModule) or hasattr(pl_module, "_compiler_ctx"):
+        if getattr(pl_module, "_compiler_ctx", None) is not None:
             raise _unsupported("a compiled module", "an eager module", "compile after growth")
         self._stop_replay = self._stop_replay or replay_before_load(pl_module)
 
@@ -89,8 +94,9 @@ class Growth(pl.Callback):
             self._stop_replay()
             self._stop_replay = None
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Go on with the random state of the interrupted run."""
+        # Any later is too late: the iterator of the training loader draws its seed before on_train_start.
         if self._random_state is not None:
             randomness.restore(self._random_state)
             self._random_state = None
@@ -148,11 +154,9 @@ class Growth(pl.Callback):
             batches=lambda count: statistics_batches(trainer, batch, seed, count),
         )
         event = grow(context, self.plugins, self.budget, example=example, optimizers=trainer.optimizers)
-        if event is None:
-            _log.info("growkit: nothing to grow at step %d (no candidate was proposed and chosen)", context.step)
-            return
-        self.events.append(event)
-        _log.info("growkit: %s", summary(event))
+        if event is not None:
+            self.events.append(event)
+            _log.info(summary(event))
 
     def _stateful(self) -> list[Plugin]:
         return [plugin for plugin in self.plugins.given if isinstance(plugin, Plugin)]
@@ -160,10 +164,15 @@ class Growth(pl.Callback):
 
 def summary(event: Event) -> str:
     """Describe an event in one line."""
-    note = event.note
+    before, after = event.note["before"], event.note["after"]
+    widths = [
+        f"{name} {before['widths'].get(name)} -> {size}"
+        for name, size in after["widths"].items()
+        if before["widths"].get(name) != size
+    ]
     return (
-        f"step {note['step']}: {', '.join(note['plugins'])} made {len(event.change.edits)} edits, "
-        f"now {note['parameters']:,} parameters"
+        f"step {event.note['step']}: {', '.join(event.note['plugins'])} grew {', '.join(widths) or 'the model'}; "
+        f"{before['parameters']:,} -> {after['parameters']:,} parameters"
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -92,7 +93,7 @@ class Structure:
     def __init__(self, model: nn.Module, tracer: Tracer, samples: int) -> None:
         self.model = model
         self.mirrors: Mapping[tuple[str, str], Mirror] = tracer.mirrors
-        self._work = tracer.work
+        self._work = [(flops / math.prod(axis.expr.size for axis in axes), axes) for flops, axes in tracer.work]
         self._samples = samples
         self.axes: dict[str, list[Axis]] = {}
         self._fixed_parameters = 0
@@ -138,10 +139,7 @@ class Structure:
         new = self._symbols(sizes)
         total = self._fixed_parameters
         for name in self._parameter_names & self.axes.keys():
-            count = 1
-            for axis in self.axes[name]:
-                count *= evaluate(axis.expr, new)
-            total += count
+            total += math.prod(evaluate(axis.expr, new) for axis in self.axes[name])
         return total
 
     def flops(self, sizes: Mapping[str, int] | None = None) -> float:
@@ -156,10 +154,7 @@ class Structure:
         new = self._symbols(sizes)
         total = 0.0
         for flops, axes in self._work:
-            scale = 1.0
-            for axis in axes:
-                scale *= evaluate(axis.expr, new) / axis.expr.size
-            total += flops * scale
+            total += flops * math.prod(evaluate(axis.expr, new) for axis in axes)
         return total / self._samples
 
     def _symbols(self, sizes: Mapping[str, int] | None) -> dict[Symbol, int]:

@@ -1,0 +1,43 @@
+"""A private copy of a model, on which plugins may try things."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, TypeVar
+
+from torch import Tensor, nn
+
+__all__ = ["private_copy"]
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+def private_copy(model: Module) -> Module:
+    """Return a deep copy of a model in evaluation mode, without gradients.
+
+    Attributes that cannot be copied (open files, configuration objects that hold code) are shared with the model.
+
+    Cost: one copy of parameters and buffers.
+    """
+    memo: dict[int, Any] = {}
+    for module in model.modules():
+        for value in vars(module).values():
+            if not isinstance(value, (Tensor, nn.Module, str, int, float, bool, type(None))):
+                _share_if_uncopyable(value, memo)
+    gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
+    try:
+        for parameter, _ in gradients:
+            parameter.grad = None
+        return copy.deepcopy(model, memo).eval()
+    finally:
+        for parameter, gradient in gradients:
+            parameter.grad = gradient
+
+
+def _share_if_uncopyable(value: Any, memo: dict[int, Any]) -> None:
+    if isinstance(value, dict) and any(isinstance(child, (Tensor, nn.Module)) for child in value.values()):
+        return  # the tables of parameters, buffers and children
+    try:
+        copy.deepcopy(value)
+    except Exception:
+        memo[id(value)] = value
