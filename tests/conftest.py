@@ -10,12 +10,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 settings.register_profile(
-    "growkit", derandomize=True, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow]
+    "growkit",
+    derandomize=True,
+    deadline=None,
+    database=None,
+    phases=[Phase.explicit, Phase.generate, Phase.shrink],
+    suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("growkit")
 torch.set_num_threads(1)  # the models are tiny: more threads only wait for each other

@@ -151,16 +151,12 @@ class Case:
 
 
 def _mlp(s: Sizes) -> nn.Module:
-    return nn.Sequential(
-        nn.Linear(5, s["0"]), nn.GELU(), nn.Linear(s["0"], s["2"]), nn.Tanh(), nn.Linear(s["2"], 3)
-    )
+    return nn.Sequential(nn.Linear(5, s["0"]), nn.GELU(), nn.Linear(s["0"], s["2"]), nn.Tanh(), nn.Linear(s["2"], 3))
 
 
 def _dropout(s: Sizes) -> nn.Module:
     a, b = s["0"], s["3"]
-    return nn.Sequential(
-        nn.Linear(5, a), nn.Dropout(), nn.ReLU(), nn.Linear(a, b), nn.AlphaDropout(), nn.Linear(b, 3)
-    )
+    return nn.Sequential(nn.Linear(5, a), nn.Dropout(), nn.ReLU(), nn.Linear(a, b), nn.AlphaDropout(), nn.Linear(b, 3))
 
 
 def _convnet(s: Sizes) -> nn.Module:
@@ -284,7 +280,10 @@ def _group_norm(s: Sizes) -> nn.Module:
 def _gate(s: Sizes) -> nn.Module:
     channels, squeezed = s["0"], s["1.squeeze"]
     return nn.Sequential(
-        nn.Conv2d(2, channels, 3), SqueezeExcite(channels, squeezed), nn.Upsample(scale_factor=2), nn.Conv2d(channels, 3, 3)
+        nn.Conv2d(2, channels, 3),
+        SqueezeExcite(channels, squeezed),
+        nn.Upsample(scale_factor=2),
+        nn.Conv2d(channels, 3, 3),
     )
 
 

@@ -5,10 +5,10 @@ Source: Wu, Wang and Liu, "Splitting Steepest Descent for Growing Neural Archite
 
 import growkit
 from growkit_plugins.splitting.eigen import smallest_eigenpairs
-from growkit_plugins.splitting.neurons import Neurons, find_neurons, splitting_matrices
+from growkit_plugins.splitting.neurons import Neurons, find_neurons, splitting_indices, splitting_matrices
 from growkit_plugins.splitting.plugin import Splitting
 
-__all__ = ["Neurons", "Splitting", "find_neurons", "smallest_eigenpairs", "splitting_matrices"]
+__all__ = ["Neurons", "Splitting", "find_neurons", "smallest_eigenpairs", "splitting_indices", "splitting_matrices"]
 
 
 @growkit.hookimpl

@@ -9,58 +9,73 @@ from torch import Tensor
 
 __all__ = ["smallest_eigenpairs"]
 
+_CHECK_EVERY = 8  # a look at the residuals costs more than a product
+
 
 @torch.no_grad()
 def smallest_eigenpairs(
-    multiply: Callable[[Tensor], Tensor], start: Tensor, *, tolerance: float = 1e-2, check_every: int = 4
+    multiply: Callable[[Tensor, Tensor], Tensor], start: Tensor, *, tolerance: float
 ) -> tuple[Tensor, Tensor]:
     """Find the smallest eigenvalue and its unit eigenvector of each of a batch of symmetric matrices.
 
-    Lanczos iteration with full reorthogonalisation, run until every residual `|S v - lambda v|` is at most
-    `tolerance` times the largest eigenvalue in magnitude of its matrix, or until the Krylov spaces are exhausted,
-    where the result is exact.
+    Lanczos iteration with full reorthogonalisation. A matrix leaves the iteration when its residual
+    `|S v - lambda v|` is at most `tolerance` times the largest magnitude of its Ritz values, or when its Krylov space
+    is exhausted, where the result is exact. The error of the eigenvalue is of second order in the residual. As with
+    every Krylov method, a start vector with hardly any part along the smallest eigenvector may lead to the second
+    smallest; the smaller the tolerance, the less likely.
 
     Args:
-        multiply: maps one vector a matrix, shape (matrices, dimension), to the products, same shape.
+        multiply: maps vectors, shape (m, dimension), and the numbers of m matrices, shape (m,), int64, to the
+            products, shape (m, dimension).
         start: start vectors, shape (matrices, dimension); random ones have a part along every eigenvector.
         tolerance: relative residual, at least 0.
-        check_every: iterations between two looks at the residuals.
 
     Returns:
         Eigenvalues, shape (matrices,), and eigenvectors, shape (matrices, dimension).
 
-    Cost: one call of `multiply` an iteration, and memory for `iterations` vectors a matrix.
+    Cost: an iteration takes one call of `multiply` and memory for one more vector a matrix.
 
     Source: Lanczos (1950); Golub and Van Loan, Matrix Computations, section 10.1.
     """
-    dimension = start.shape[1]
+    count, dimension = start.shape
+    values, vectors = start.new_zeros(count), torch.zeros_like(start)
+    active = torch.arange(count, device=start.device)
     tiny = torch.finfo(start.dtype).tiny
-    vector = start / start.norm(dim=1, keepdim=True)
-    basis, diagonal, beside = [vector], [], []
+    basis = (start / start.norm(dim=1, keepdim=True).clamp(min=tiny))[:, None]
+    diagonal, beside = start.new_zeros(count, 0), start.new_zeros(count, 0)
     for iteration in range(1, dimension + 1):
-        product = multiply(basis[-1])
-        diagonal.append((product * basis[-1]).sum(1))
-        stacked = torch.stack(basis, dim=1)
-        for _ in range(2):  # twice is enough (Kahan and Parlett)
-            product = product - (stacked.transpose(1, 2) @ (stacked @ product[:, :, None]))[:, :, 0]
+        product = multiply(basis[:, -1], active)
+        diagonal = torch.cat([diagonal, (product * basis[:, -1]).sum(1, keepdim=True)], dim=1)
+        scale = product.norm(dim=1)
+        product = _orthogonalise(product, basis)
         length = product.norm(dim=1)
-        beside.append(length)
-        if iteration == dimension or iteration % check_every == 0:
-            values, vectors = _ritz(diagonal, beside)
-            residual = (length * vectors[:, -1, 0]).abs()
-            scale = values.abs().amax(1)
-            if iteration == dimension or bool((residual <= tolerance * scale + tiny).all()):
+        # Nothing but rounding is left of a product inside an exhausted space; it goes on as zeros.
+        length = torch.where(length > 10 * torch.finfo(start.dtype).eps * scale, length, 0.0)
+        if iteration % _CHECK_EVERY == 0 or iteration == dimension:
+            ritz, weights = _ritz(diagonal, beside)
+            residual = (length * weights[:, -1]).abs()
+            done = residual <= tolerance * ritz.abs().amax(1) if iteration < dimension else residual > -1
+            finished = active[done]
+            values[finished] = ritz[done, 0]
+            found = (weights[done, None] @ basis[done])[:, 0]
+            vectors[finished] = found / found.norm(dim=1, keepdim=True).clamp(min=tiny)
+            going = ~done
+            if not bool(going.any()):
                 break
-        # A Krylov space that is exhausted goes on as zero vectors, which add zeros to its spectrum only.
-        basis.append(torch.where(length > 1e3 * tiny, 1.0, 0.0)[:, None] * product / length.clamp(min=tiny)[:, None])
-    eigenvector = (vectors[:, None, :, 0] @ torch.stack(basis, dim=1))[:, 0]
-    return values[:, 0], eigenvector / eigenvector.norm(dim=1, keepdim=True).clamp(min=tiny)
-
-
-def _ritz(diagonal: list[Tensor], beside: list[Tensor]) -> tuple[Tensor, Tensor]:
-    tridiagonal = torch.diag_embed(torch.stack(diagonal, dim=1))
-    if len(beside) > 1:
-        off = torch.stack(beside[:-1], dim=1)
-        tridiagonal = tridiagonal + torch.diag_embed(off, offset=1) + torch.diag_embed(off, offset=-1)
-    values, vectors = torch.linalg.eigh(tridiagonal)
+            active, basis, product, length = active[going], basis[going], product[going], length[going]
+            diagonal, beside = diagonal[going], beside[going]
+        basis = torch.cat([basis, (product / length.clamp(min=tiny)[:, None] * (length > 0)[:, None])[:, None]], dim=1)
+        beside = torch.cat([beside, length[:, None]], dim=1)
     return values, vectors
+
+
+def _ritz(diagonal: Tensor, beside: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the eigenvalues of tridiagonal matrices, and the eigenvector of the smallest."""
+    values, vectors = torch.linalg.eigh(
+        torch.diag_embed(diagonal) + torch.diag_embed(beside, offset=1) + torch.diag_embed(beside, offset=-1)
+    )
+    return values, vectors[:, :, 0]
+
+
+def _orthogonalise(vectors: Tensor, basis: Tensor) -> Tensor:
+    return vectors - (basis.mT @ (basis @ vectors[:, :, None]))[:, :, 0]

@@ -21,9 +21,10 @@ from torch import Tensor, nn
 
 import growkit
 from growkit_plugins.splitting.activations import second_derivative
+from growkit_plugins.splitting.eigen import smallest_eigenpairs
 from growkit_plugins.splitting.recorder import Record, Recorder
 
-__all__ = ["Neurons", "find_neurons", "splitting_matrices"]
+__all__ = ["Neurons", "find_neurons", "splitting_indices", "splitting_matrices"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,18 +45,10 @@ class Neurons:
     inputs: Tensor
     curvature: Tensor
 
-    def multiply(self, v: Tensor) -> Tensor:
-        """Return `S v` for every neuron without forming S.
-
-        Args:
-            v: one vector a neuron, shape (units, dimension).
-
-        Returns:
-            Shape (units, dimension).
-
-        Cost: two matrix products of samples x dimension x units.
-        """
-        return (self.curvature * (self.inputs @ v.T)).T @ self.inputs
+    @property
+    def units(self) -> int:
+        """Number of neurons."""
+        return self.curvature.shape[1]
 
 
 def splitting_matrices(neurons: Neurons) -> Tensor:
@@ -65,6 +58,40 @@ def splitting_matrices(neurons: Neurons) -> Tensor:
     """
     weighted = neurons.curvature.T[:, None, :] * neurons.inputs.T[None, :, :]
     return weighted @ neurons.inputs
+
+
+def splitting_indices(neurons: Neurons, generator: torch.Generator, tolerance: float) -> tuple[Tensor, Tensor]:
+    """Return the splitting index and the splitting gradient of every neuron: the smallest eigenpair of its matrix.
+
+    No matrix is formed. Where there are fewer samples than dimensions, all eigenvectors with an eigenvalue other
+    than 0 lie in the span of the inputs, and the search takes place there; neurons without a negative eigenvalue
+    may then be reported with a positive one instead of 0.
+
+    Args:
+        neurons: of one width.
+        generator: of the start vectors.
+        tolerance: relative residual of the eigenpairs, see `smallest_eigenpairs`.
+
+    Returns:
+        Indices, shape (units,), and unit vectors, shape (units, dimension).
+
+    Cost: two products of samples x min(samples, dimension) x units an iteration; usually 8 to 24 iterations.
+    """
+    inputs, span = neurons.inputs, None
+    if inputs.shape[0] < inputs.shape[1]:
+        # inputs = U diag(s) V^T with U, s^2 from the small Gram matrix; only well-determined directions are kept.
+        squares, left = torch.linalg.eigh(inputs @ inputs.T)
+        kept = squares > squares[-1] * 100 * torch.finfo(inputs.dtype).eps
+        singular = squares[kept].sqrt()
+        span = inputs.T @ (left[:, kept] / singular)
+        inputs = left[:, kept] * singular
+    start = torch.randn(neurons.units, inputs.shape[1], generator=generator).to(inputs)
+
+    def multiply(vectors: Tensor, which: Tensor) -> Tensor:
+        return (neurons.curvature[:, which] * (inputs @ vectors.T)).T @ inputs
+
+    values, vectors = smallest_eigenpairs(multiply, start, tolerance=tolerance)
+    return values, vectors if span is None else vectors @ span.T
 
 
 def find_neurons(

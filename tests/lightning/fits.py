@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
@@ -74,6 +76,12 @@ def make(kind: type[Net] = Net, *arguments: Any, seed: int = 1, **options: Any) 
     return kind(*arguments, **options)
 
 
+def seed_all(seed: int) -> None:
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
 def samples(count: int = 32) -> TensorDataset:
     generator = torch.Generator().manual_seed(0)
     inputs = torch.randn(count, 6, generator=generator)
@@ -101,11 +109,11 @@ def trainer(*callbacks: pl.Callback, epochs: int = 4, folder: Any = None, **opti
 
 
 def fit(module: Net, *callbacks: pl.Callback, seed: int = 2, ckpt_path: Any = None, **options: Any) -> pl.Trainer:
-    """Fit on the standard data from a seed of its own, and return the trainer."""
-    loader, validation = options.pop("loader", None) or batches(), options.pop("validation", None)
-    torch.manual_seed(seed)
+    """Fit (and validate) on the standard data from a seed of its own, and return the trainer."""
+    loader = options.pop("loader", None)
+    seed_all(seed)
     run = trainer(*callbacks, **options)
-    run.fit(module, loader, validation, ckpt_path=ckpt_path)
+    run.fit(module, batches() if loader is None else loader, batches(False) if isinstance(module, Validated) else None, ckpt_path=ckpt_path)
     return run
 
 
@@ -132,7 +140,7 @@ def outcome(run: pl.Trainer, module: Net, growth: growkit.Growth) -> dict[str, A
         "optimizers": [plain(optimizer.state_dict()) for optimizer in run.optimizers],
         "schedulers": [plain(config.scheduler.state_dict()) for config in run.lr_scheduler_configs],
         "journal": growth.journal.to_json(),
-        "random": plain(torch.get_rng_state()),
+        "random": [plain(torch.get_rng_state()), np.random.get_state()[1].tobytes(), random.getstate()],
     }
 
 

@@ -148,7 +148,7 @@ class Falls(Validated):
 
 def test_growth_waits_for_a_plateau_of_a_validation_metric():
     growth = growing(Proposes(widen("first", 0)), when=growkit.on_plateau("score", patience=2, mode="max"))
-    fit(make(Falls), growth, epochs=9, validation=batches(False))
+    fit(make(Falls), growth, epochs=9)
     # Scores 0 1 2 2 2 | 2 2 2 | 2: growth before epoch 5, then the first score counts as the best so far.
     assert [entry.note["epoch"] for entry in growth.journal.entries] == [5, 8]
 
@@ -166,7 +166,7 @@ def test_the_sanity_check_is_no_validation():
 def test_a_plateau_of_a_metric_that_nobody_logs_is_an_error():
     growth = growing(when=growkit.on_plateau("val_los"))
     with pytest.raises(growkit.GrowkitError, match="(?s)'val_los'.*did you mean 'val_loss'") as caught:
-        fit(make(Validated), growth, validation=batches(False))
+        fit(make(Validated), growth)
     assert has_four_parts(caught.value)
 
 
@@ -178,12 +178,11 @@ def test_a_plateau_that_no_validation_can_ever_show_is_an_error():
 
 
 def test_a_failing_event_stops_the_fit_and_leaves_the_module_as_it_was():
-    module = make()
-    before = plain(module.state_dict())
+    module, without = make(), make()
+    fit(without, epochs=1)
     with pytest.raises(growkit.SurgeryError, match=r"(?s)plugin 'proposes' \(this program\).*units from 0 to 3"):
-        fit(module, growing(Proposes(widen("first", 4)), when=growkit.every(epochs=1)), limit_train_batches=0.25)
-    after = plain(module.state_dict())
-    assert {key: value[1] for key, value in after.items()} == {key: value[1] for key, value in before.items()}
+        fit(module, growing(Proposes(widen("second", 0), widen("first", 4))))
+    assert plain(module.state_dict()) == plain(without.state_dict())
     assert module.training
 
 
@@ -242,9 +241,12 @@ def test_one_callback_serves_two_fits_of_different_modules():
     """The second journal must tell of the second module alone, else its checkpoints cannot be loaded."""
     growth = growing(Proposes(widen("first", 0)))
     fit(make(), growth, epochs=2)
-    second = make()
-    fit(second, growth, epochs=2)
-    fresh = make()
+    second, fresh = make(), make()
+    try:
+        fit(second, growth, epochs=2)
+    except growkit.GrowkitError as refused:
+        assert has_four_parts(refused)
+        return
     growth.journal.replay(fresh, example=(torch.zeros(2, 6),))
     fresh.load_state_dict(second.state_dict())
 

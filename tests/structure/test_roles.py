@@ -39,9 +39,7 @@ def test_the_first_axis_asked_copies_and_the_others_follow():
 
 def test_a_chain_of_demands_is_followed_through():
     a, b, c, d = axes(symbol := Symbol(3), 4)
-    roles = Roles(
-        [demand("opposite", a, b), demand("same", b, c), demand("opposite", c, d), demand("copies", d)]
-    )
+    roles = Roles([demand("opposite", a, b), demand("same", b, c), demand("opposite", c, d), demand("copies", d)])
     assert [roles.of(axis, symbol) for axis in (a, b, c, d)] == [COPIES, SHARES, SHARES, COPIES]
     assert symbol.frozen is None
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import random
 
 import numpy as np
@@ -292,7 +291,7 @@ def test_an_extreme_over_units_wants_copies_only(extreme):
 
 def test_reductions_over_time_leave_units_free():
     model = Apply(
-        lambda m, x: m.last((m.hidden(x).mean(1) + m.hidden(x).sum(-2) + m.hidden(x).amax(1) + m.hidden(x).std(1))),
+        lambda m, x: m.last(m.hidden(x).mean(1) + m.hidden(x).sum(-2) + m.hidden(x).amax(1) + m.hidden(x).std(1)),
         hidden=nn.Linear(3, 4),
         last=nn.Linear(4, 2),
     )
@@ -701,6 +700,30 @@ def test_common_operations_leave_units_free(operation):
     structure = trace(model, torch.randn(2, 3))
     assert structure["before"].frozen is None
     assert places(structure["before"].outgoing) == "after.weight[1]"
+
+
+UNREADABLE = {
+    "bytes as other numbers": (lambda m, x: x.view(torch.int16).float(), 8),
+    "axes of a number": (lambda m, x: x * m.number.transpose(0, 0), 4),
+}
+
+
+@pytest.mark.parametrize("operation", UNREADABLE)
+def test_operations_that_a_rule_cannot_read_do_not_break_the_trace(operation):
+    function, features = UNREADABLE[operation]
+    model = Apply(lambda m, x: m.last(function(m, m.first(x))), first=nn.Linear(3, 4), last=nn.Linear(features, 2))
+    model.number = nn.Parameter(torch.tensor(2.0))
+    assert trace(model, torch.randn(2, 3))["first"].size == 4
+
+
+@pytest.mark.parametrize("name", ["mlp", "convnet", "layer norm"])
+def test_a_trace_in_inference_mode_finds_the_same(name):
+    """Validation hooks run in it, and there torch does not take composite operations apart."""
+    case = BY_NAME[name]
+    model, inputs = case.model(), case.inputs(2)
+    with torch.inference_mode():
+        growable = trace(model, *inputs).growable
+    assert {width.name: width.size for width in growable} == case.widths
 
 
 # ------------------------------------------------------------------ names

@@ -17,11 +17,9 @@ from growkit.surgery import Change, Narrow, Operation, Widen, apply
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
 DTYPES = [pytest.param(torch.float64, id="float64"), pytest.param(torch.float32, id="float32")]
-WIDENINGS = [
-    pytest.param(case, edit, id=f"{case}-{name}") for case in CASES for name, edit in case.widenings()
-]
+WIDENINGS = [pytest.param(case, edit, id=f"{case}-{name}") for case in CASES for name, edit in case.widenings()]
 COPYINGS = [parameter for parameter in WIDENINGS if not parameter.values[1].new]
-VECTOR = (torch.zeros(1, 3), torch.randn(2, 3, generator=torch.Generator().manual_seed(1)))
+PROBE = (torch.randn(2, 3, generator=torch.Generator().manual_seed(1)),)
 
 
 def outputs(model: nn.Module, inputs: tuple[Tensor, ...], *, training: bool) -> Tensor:
@@ -168,7 +166,7 @@ def test_one_width_shrinks_while_another_that_shares_its_axes_grows(name):
 def test_copies_and_new_units_stand_where_the_edit_says():
     model = two_layers()
     incoming, outgoing = model[0].weight.detach().clone(), model[2].weight.detach().clone()
-    apply(model, Widen("0", copies=(2, 0, 2), new=1), example=VECTOR[1:])
+    apply(model, Widen("0", copies=(2, 0, 2), new=1), example=PROBE)
     assert torch.equal(model[0].weight[:7], incoming[[0, 1, 2, 3, 2, 0, 2]])
     shares = torch.tensor([1 / 2, 1, 1 / 3, 1, 1 / 3, 1 / 2, 1 / 3])
     assert torch.equal(model[2].weight[:, :7], outgoing[:, [0, 1, 2, 3, 2, 0, 2]] * shares)
@@ -179,9 +177,9 @@ def test_copies_and_new_units_stand_where_the_edit_says():
 def test_new_units_are_initialised_like_their_layer_and_differ():
     model = nn.Sequential(nn.Linear(100, 4), nn.ReLU(), nn.Linear(4, 2))
     apply(model, Widen("0", new=50), example=(torch.randn(2, 100),))
-    fresh = model[0].weight[4:]
+    fresh = model[0].weight[4:].detach()
     assert fresh.abs().max() <= 0.1  # kaiming_uniform of a linear layer: 1 / sqrt(fan in)
-    assert fresh.std() == pytest.approx(0.1 / 3**0.5, rel=0.1)
+    assert fresh.std().item() == pytest.approx(0.1 / 3**0.5, rel=0.1)
     assert len(set(fresh[:, 0].tolist())) == 50
 
 
@@ -189,7 +187,7 @@ def test_new_units_depend_on_the_seed_only():
     models = [two_layers() for _ in range(3)]
     for model, seed in zip(models, (5, 5, 6), strict=True):
         torch.rand(3)
-        apply(model, Widen("0", new=1), example=VECTOR[1:], seed=seed)
+        apply(model, Widen("0", new=1), example=PROBE, seed=seed)
     assert torch.equal(models[0][0].weight[4], models[1][0].weight[4])
     assert not torch.equal(models[0][0].weight[4], models[2][0].weight[4])
 
@@ -197,7 +195,7 @@ def test_new_units_depend_on_the_seed_only():
 def test_new_units_of_a_batch_norm_start_with_fresh_statistics():
     model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 2))
     model(torch.randn(8, 3) * 5)
-    apply(model, Widen("0", new=1), example=VECTOR[1:])
+    apply(model, Widen("0", new=1), example=PROBE)
     assert model[1].weight[4] == model[1].running_var[4] == 1
     assert model[1].bias[4] == model[1].running_mean[4] == 0
 
@@ -233,7 +231,7 @@ def test_new_units_can_learn(layer):
     """Incoming entries that their layer does not reset must not stay zero: such a unit could never wake up."""
     model = nn.Sequential(layer(), nn.Tanh(), nn.Linear(4, 2))
     inputs = torch.randn(6, 3)
-    apply(model, Widen("0", new=2), example=VECTOR[1:])
+    apply(model, Widen("0", new=2), example=PROBE)
     model(inputs).square().sum().backward()
     assert model[2].weight.grad[:, 4:].abs().min() > 0
     unit = model[0](inputs)[:, 4:]
@@ -243,12 +241,12 @@ def test_new_units_can_learn(layer):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bool, torch.int64], ids=str)
 def test_masks_of_outgoing_weights_stay_masks(dtype):
     model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), Masked(4, 2, dtype))
-    before = outputs(model, (torch.randn(5, 3),), training=False)
-    apply(model, Widen("0", copies=(1, 2)), example=VECTOR[1:])
-    torch.manual_seed(0)
+    fresh = (torch.randn(5, 3),)
+    before = outputs(model, fresh, training=False)
+    apply(model, Widen("0", copies=(1, 2)), example=PROBE)
     assert set(model[2].mask.double().unique().tolist()) == {0.0, 1.0}
     assert model[2].mask.dtype == dtype
-    assert before.shape == (5, 2)
+    assert torch.allclose(outputs(model, fresh, training=False), before, rtol=0, atol=1e-6)
 
 
 # ------------------------------------------------------------------ narrowing
@@ -257,7 +255,7 @@ def test_masks_of_outgoing_weights_stay_masks(dtype):
 def test_narrow_removes_exactly_the_named_units():
     model = two_layers()
     incoming, outgoing = model[0].weight.detach().clone(), model[2].weight.detach().clone()
-    change = apply(model, Narrow("0", remove=(3, 1)), example=VECTOR[1:], exact=False)
+    change = apply(model, Narrow("0", remove=(3, 1)), example=PROBE, exact=False)
     assert torch.equal(model[0].weight, incoming[[0, 2]])
     assert torch.equal(model[2].weight, outgoing[:, [0, 2]])
     assert change.moved > 0
@@ -266,7 +264,7 @@ def test_narrow_removes_exactly_the_named_units():
 def test_narrow_into_adds_the_outgoing_weights():
     model = two_layers()
     outgoing = model[2].weight.detach().clone()
-    apply(model, Narrow("0", remove=(1, 2), into=(3, 0)), example=VECTOR[1:], exact=False)
+    apply(model, Narrow("0", remove=(1, 2), into=(3, 0)), example=PROBE, exact=False)
     expected = torch.stack([outgoing[:, 0] + outgoing[:, 2], outgoing[:, 3] + outgoing[:, 1]], 1)
     assert torch.equal(model[2].weight, expected)
 
@@ -274,7 +272,7 @@ def test_narrow_into_adds_the_outgoing_weights():
 def test_several_units_go_into_one():
     model = two_layers()
     outgoing = model[2].weight.detach().clone()
-    apply(model, Narrow("0", remove=(1, 2, 3), into=(0, 0, 0)), example=VECTOR[1:], exact=False)
+    apply(model, Narrow("0", remove=(1, 2, 3), into=(0, 0, 0)), example=PROBE, exact=False)
     assert torch.allclose(model[2].weight, outgoing.sum(1, keepdim=True))
 
 
@@ -284,7 +282,7 @@ def test_a_dead_unit_can_go():
         model[2].weight[:, 2] = 0
     fresh = (torch.randn(9, 3),)
     before = outputs(model, fresh, training=False)
-    apply(model, Narrow("0", remove=(2,)), example=VECTOR[1:])
+    apply(model, Narrow("0", remove=(2,)), example=PROBE)
     assert torch.allclose(outputs(model, fresh, training=False), before, rtol=0, atol=1e-6)
 
 
@@ -328,7 +326,7 @@ def test_tied_weights_stay_tied():
 def test_a_module_that_stands_in_two_places_stays_one():
     shared = nn.Linear(4, 4)
     model = nn.Sequential(nn.Linear(3, 4), shared, nn.ReLU(), shared, nn.Linear(4, 2))
-    apply(model, Widen("0", copies=(0,)), example=VECTOR[1:])
+    apply(model, Widen("0", copies=(0,)), example=PROBE)
     assert model[1] is model[3]
     assert model[1].weight.shape == (5, 5)
 
@@ -353,14 +351,14 @@ def test_dtype_survives(dtype):
 
 def test_mixed_dtypes_survive():
     model = nn.Sequential(nn.Linear(3, 4), Apply(lambda m, x: x.double()), nn.Linear(4, 2).double())
-    apply(model, Widen("0", copies=(0,)), example=VECTOR[1:])
+    apply(model, Widen("0", copies=(0,)), example=PROBE)
     assert [p.dtype for p in model.parameters()] == [torch.float32] * 2 + [torch.float64] * 2
 
 
 def test_requires_grad_survives():
     model = two_layers()
     model[0].weight.requires_grad_(False)
-    apply(model, Widen("0", copies=(0,)), example=VECTOR[1:])
+    apply(model, Widen("0", copies=(0,)), example=PROBE)
     assert [p.requires_grad for p in model.parameters()] == [False, True, True, True]
     assert all(isinstance(p, nn.Parameter) and p.is_leaf for p in model.parameters())
 
@@ -389,7 +387,7 @@ def test_hooks_on_parameters_survive_and_can_be_removed():
     seen = []
     on_gradient = model[0].weight.register_hook(lambda grad: seen.append(tuple(grad.shape)))
     after = model[2].weight.register_post_accumulate_grad_hook(lambda p: seen.append(tuple(p.grad.shape)))
-    apply(model, Widen("0", copies=(0,)), example=VECTOR[1:])
+    apply(model, Widen("0", copies=(0,)), example=PROBE)
     model(torch.randn(2, 3)).sum().backward()
     assert sorted(seen) == [(2, 5), (5, 3)]
     on_gradient.remove()
@@ -401,7 +399,7 @@ def test_hooks_on_parameters_survive_and_can_be_removed():
 def test_a_hook_that_changes_the_gradient_goes_on_doing_so():
     model = two_layers()
     model[0].weight.register_hook(lambda grad: grad * 0)
-    apply(model, Widen("0", copies=(0,)), example=VECTOR[1:])
+    apply(model, Widen("0", copies=(0,)), example=PROBE)
     model(torch.randn(2, 3)).sum().backward()
     assert model[0].weight.grad.abs().max() == 0
     assert model[0].bias.grad.abs().max() > 0
@@ -411,7 +409,7 @@ def test_attributes_on_parameters_and_buffers_survive():
     model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
     model[0].weight.no_weight_decay = True
     model[1].running_mean.tag = "statistics"
-    apply(model, Widen("0", copies=(0,)), example=VECTOR[1:])
+    apply(model, Widen("0", copies=(0,)), example=PROBE)
     assert model[0].weight.no_weight_decay is True
     assert model[1].running_mean.tag == "statistics"
 
@@ -423,7 +421,7 @@ class Marked(nn.Parameter):
 def test_the_class_of_a_parameter_survives():
     model = two_layers()
     model[0].weight = Marked(model[0].weight.detach())
-    apply(model, Widen("0", copies=(0,)), example=VECTOR[1:])
+    apply(model, Widen("0", copies=(0,)), example=PROBE)
     assert type(model[0].weight) is Marked
 
 
@@ -431,7 +429,7 @@ def test_buffers_stay_buffers_and_non_persistent_ones_stay_so():
     model = Apply(lambda m, x: m.last(m.first(x) - m.shift), first=nn.Linear(3, 4), last=nn.Linear(4, 2))
     model.register_buffer("shift", torch.randn(4), persistent=False)
     shift = model.shift.clone()
-    apply(model, Widen("first", copies=(2,)), example=VECTOR[1:])
+    apply(model, Widen("first", copies=(2,)), example=PROBE)
     assert torch.equal(model.shift, shift[[0, 1, 2, 3, 2]])
     assert "shift" not in model.state_dict()
     assert "shift" in dict(model.named_buffers())
@@ -439,7 +437,7 @@ def test_buffers_stay_buffers_and_non_persistent_ones_stay_so():
 
 def test_gradients_that_are_not_there_stay_away():
     model = two_layers()
-    apply(model, Widen("0", copies=(0,)), example=VECTOR[1:])
+    apply(model, Widen("0", copies=(0,)), example=PROBE)
     assert all(p.grad is None for p in model.parameters())
 
 
@@ -447,17 +445,25 @@ def test_a_graph_from_before_the_edit_can_still_be_walked():
     model = two_layers()
     loss = model(torch.randn(2, 3)).sum()
     old = model[0].weight
-    apply(model, Widen("0", copies=(0,)), example=VECTOR[1:])
+    apply(model, Widen("0", copies=(0,)), example=PROBE)
     loss.backward()
     assert old.grad.shape == (4, 3)
     assert model[0].weight.grad is None
 
 
-@pytest.mark.parametrize("wrap", [nn.utils.parametrizations.orthogonal, nn.utils.parametrizations.spectral_norm])
-def test_parametrizations_that_cannot_follow_are_refused(wrap, unchanged):
-    model, inputs = nn.Sequential(wrap(nn.Linear(4, 4)), nn.ReLU(), nn.Linear(4, 2)), (torch.randn(2, 4),)
-    with unchanged(model):
-        assert trace(model, *inputs).growable == []
+PARAMETRIZATIONS = ["orthogonal", "spectral_norm", "weight_norm"]
+
+
+@pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
+@pytest.mark.parametrize("wrap", PARAMETRIZATIONS)
+def test_parametrizations_follow_or_are_refused(wrap, training):
+    model = nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)).double()
+    getattr(nn.utils.parametrizations, wrap)(model[2])
+    probe, fresh = (torch.randn(2, 4).double(),), (torch.randn(5, 4).double(),)
+    for width in trace(model, *probe).growable:
+        before = outputs(model, fresh, training=training)
+        apply(model, Widen(width.name, range(width.size)), example=probe)
+        assert (outputs(model, fresh, training=training) - before).abs().max() <= 1e-10
 
 
 def test_pruned_layers_keep_binary_masks():
@@ -466,7 +472,7 @@ def test_pruned_layers_keep_binary_masks():
         nn.utils.prune.random_unstructured(layer, "weight", 2)
     fresh = (torch.randn(6, 3),)
     before = model(*fresh).detach()
-    apply(model, Widen("0", copies=(0, 1)), example=VECTOR[1:])
+    apply(model, Widen("0", copies=(0, 1)), example=PROBE)
     assert torch.allclose(model(*fresh), before, rtol=0, atol=1e-6)
     for layer in (model[0], model[2]):
         assert set(layer.weight_mask.unique().tolist()) == {0.0, 1.0}
@@ -477,7 +483,7 @@ def test_pruned_layers_keep_binary_masks():
 
 def test_attributes_follow_a_module_that_is_called_with_keywords():
     model = Apply(lambda m, x: m.last(input=m.first(input=x).relu()), first=nn.Linear(3, 4), last=nn.Linear(4, 2))
-    apply(model, Widen("first", copies=(0,)), example=VECTOR[1:])
+    apply(model, Widen("first", copies=(0,)), example=PROBE)
     assert (model.first.out_features, model.last.in_features) == (5, 5)
 
 
@@ -562,7 +568,7 @@ def test_a_branch_that_only_training_takes_is_not_left_behind():
     model, inputs = WithAuxiliaryHead(), torch.randn(6, 3)
     before = outputs(model, (inputs,), training=True)
     try:
-        apply(model, Widen("body", copies=(0,)), example=VECTOR[1:])
+        apply(model, Widen("body", copies=(0,)), example=PROBE)
     except GrowkitError:
         pass
     assert torch.allclose(outputs(model, (inputs,), training=True), before, rtol=0, atol=1e-5)
@@ -614,6 +620,7 @@ DIVISIONS = {
     "truncated": lambda m, x: torch.div(m.gain * x * 9, 2, rounding_mode="trunc").sum(-1, keepdim=True),
     "cast to integers": lambda m, x: (m.gain * x * 9).long().double().sum(-1, keepdim=True),
     "written through a view": lambda m, x: through_a_view(m, x),
+    "a bias of one number": lambda m, x: torch.addmm(m.number[None], x, m.square).relu(),
 }
 
 
@@ -632,6 +639,7 @@ def test_what_is_called_growable_survives_growing(operation):
         first=nn.Linear(3, 4),
         skip=nn.Linear(3, 2),
         gain=nn.Parameter(torch.rand(4) + 1),
+        square=nn.Parameter(torch.randn(4, 2)),
         number=nn.Parameter(torch.tensor(2.0)),
     ).double()
     inputs = (torch.randn(5, 3, dtype=torch.float64),)
@@ -639,6 +647,40 @@ def test_what_is_called_growable_survives_growing(operation):
         before = outputs(model, inputs, training=False)
         apply(model, Widen(width.name, range(width.size)), example=inputs)
         assert torch.allclose(outputs(model, inputs, training=False), before, rtol=0, atol=1e-10)
+
+
+def test_both_parts_of_complex_outputs_are_watched():
+    model = nn.Sequential(nn.Linear(3, 4, dtype=torch.cfloat), nn.Tanh(), nn.Linear(4, 2, dtype=torch.cfloat))
+    inputs, fresh = torch.randn(2, 3, dtype=torch.cfloat), torch.randn(5, 3, dtype=torch.cfloat)
+    before = model(fresh).detach()
+    apply(model, Widen("0", copies=(0, 1, 1), new=1), example=(inputs,))
+    assert (model(fresh) - before).abs().max() <= 1e-5
+    with torch.no_grad():
+        model[2].weight[:, 2] *= 0
+        model.append(Apply(lambda m, x: torch.view_as_complex(torch.stack([x.real * 0, x.imag], -1))))
+    with pytest.raises(SurgeryError, match="changes what the model computes"):
+        apply(model, Narrow("0", remove=(0,)), example=(inputs,))
+
+
+def test_sparse_gradients_are_carried_or_refused(unchanged):
+    model = nn.Sequential(nn.Embedding(7, 4, sparse=True), nn.Linear(4, 2))
+    tokens = torch.tensor([1, 2])
+    model(tokens).sum().backward()
+    grad = model[0].weight.grad.to_dense()
+    try:
+        apply(model, Widen("0", copies=(0,)), example=(tokens,))
+    except SurgeryError:
+        return
+    carried = model[0].weight.grad.to_dense()
+    assert torch.equal(carried, grad[:, [0, 1, 2, 3, 0]] * torch.tensor([0.5, 1, 1, 1, 0.5]))
+
+
+def test_an_edit_in_inference_mode_leaves_a_model_that_can_be_trained():
+    model = two_layers()
+    with torch.inference_mode():
+        apply(model, Widen("0", copies=(0,), new=1), example=(torch.randn(2, 3),))
+    model(torch.randn(5, 3)).square().sum().backward()
+    assert model[0].weight.grad.shape == (6, 3)
 
 
 def test_a_forward_pass_that_writes_to_its_input_does_not_spoil_the_probe():
@@ -671,7 +713,7 @@ def test_a_structure_follows_the_edits_made_through_it():
 
 def test_edits_of_one_width_are_joined():
     model = two_layers()
-    change = apply(model, [Widen("0", (1,)), Widen("0", (1,), new=1)], example=VECTOR[1:])
+    change = apply(model, [Widen("0", (1,)), Widen("0", (1,), new=1)], example=PROBE)
     assert change.edits == (Widen("0", (1, 1), 1),)
     assert model[0].weight.shape == (7, 3)
 
@@ -730,6 +772,6 @@ def test_a_branch_joined_twice_grows_in_both_places():
     model = nn.Sequential(nn.Linear(3, 2), Concat(None, nn.Tanh(), None), nn.Linear(6, 2))
     fresh = (torch.randn(5, 3),)
     before = outputs(model, fresh, training=False)
-    apply(model, Widen("0", copies=(1,), new=1), example=VECTOR[1:])
+    apply(model, Widen("0", copies=(1,), new=1), example=PROBE)
     assert model[2].weight.shape == (2, 12)
     assert torch.allclose(outputs(model, fresh, training=False), before, rtol=0, atol=1e-6)

@@ -1,0 +1,93 @@
+"""Models to measure on, built from their usual configurations without any model library."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+__all__ = ["ResNet18", "Transformer"]
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions with a shortcut."""
+
+    def __init__(self, before: int, after: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(before, after, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(after)
+        self.conv2 = nn.Conv2d(after, after, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(after)
+        self.shortcut = nn.Sequential()
+        if stride != 1 or before != after:
+            self.shortcut = nn.Sequential(nn.Conv2d(before, after, 1, stride, bias=False), nn.BatchNorm2d(after))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the block's output, (N, after, H / stride, W / stride)."""
+        y = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+        return F.relu(y + self.shortcut(x))
+
+
+class ResNet18(nn.Module):
+    """ResNet-18 for ImageNet: 11.7 million parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, 64, 7, 2, 3, bias=False), nn.BatchNorm2d(64), nn.ReLU(), nn.MaxPool2d(3, 2, 1)
+        )
+        widths = [64, 64, 128, 256, 512]
+        blocks = []
+        for stage in range(4):
+            blocks.append(BasicBlock(widths[stage], widths[stage + 1], 1 if stage == 0 else 2))
+            blocks.append(BasicBlock(widths[stage + 1], widths[stage + 1], 1))
+        self.blocks = nn.Sequential(*blocks)
+        self.head = nn.Linear(512, 1000)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits (N, 1000) of images (N, 3, H, W)."""
+        return self.head(self.blocks(self.stem(images)).mean((2, 3)))
+
+
+class TransformerBlock(nn.Module):
+    """Pre-norm attention and MLP."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the block's output, same shape as the input (N, T, width)."""
+        n, t, width = x.shape
+        q, k, v = (
+            y.view(n, t, self.heads, width // self.heads).transpose(1, 2)
+            for y in self.qkv(self.norm1(x)).chunk(3, dim=-1)
+        )
+        x = x + self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(n, t, width))
+        return x + self.down(F.gelu(self.up(self.norm2(x))))
+
+
+class Transformer(nn.Module):
+    """A decoder-sized stack: 12 layers, 768 wide, 12 heads, 3072 hidden; 85 million parameters beside the embedding."""
+
+    def __init__(self, layers: int = 12, width: int = 768, heads: int = 12, vocabulary: int = 1000) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(vocabulary, width)
+        self.blocks = nn.Sequential(*(TransformerBlock(width, heads) for _ in range(layers)))
+        self.norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, vocabulary)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Return logits (N, T, vocabulary) of tokens (N, T)."""
+        return self.head(self.norm(self.blocks(self.embedding(tokens))))
+
+
+def example(model: nn.Module) -> tuple[Tensor]:
+    """Return two inputs for a model of this file."""
+    generator = torch.Generator().manual_seed(0)
+    if isinstance(model, Transformer):
+        return (torch.randint(model.embedding.num_embeddings, (2, 64), generator=generator),)
+    return (torch.randn(2, 3, 64, 64, generator=generator),)

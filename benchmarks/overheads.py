@@ -1,0 +1,205 @@
+"""What growth costs: per step while none is due, per event, and for trace and apply alone.
+
+    python benchmarks/overheads.py                     prints the tables
+    python benchmarks/overheads.py docs/benchmarks.md  writes them
+
+Everything compared is measured alternately in one process; medians over the repetitions, with the range in brackets.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import platform
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+import pytorch_lightning as pl
+import torch
+from models import ResNet18, Transformer, example
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import growkit
+from growkit_plugins.baselines import Net2Net, RandomUnits
+from growkit_plugins.classification import MLP, Classifier, ConvNet
+from growkit_plugins.splitting import Splitting
+
+
+class StepTimer(pl.Callback):
+    """Notes when each training step ends."""
+
+    def __init__(self) -> None:
+        self.ends: list[float] = []
+
+    def on_train_batch_end(self, *_: object) -> None:
+        """Note the time."""
+        self.ends.append(time.perf_counter())
+
+    @property
+    def steps(self) -> list[float]:
+        """Seconds from one step's end to the next's."""
+        return [after - before for before, after in zip(self.ends, self.ends[1:], strict=False)]
+
+
+class TimedGrowth(growkit.Growth):
+    """Growth that notes how long each event took."""
+
+    def __init__(self, plugins: list[growkit.Plugin], when: growkit.Schedule) -> None:
+        super().__init__(plugins, when)
+        self.seconds: list[float] = []
+
+    def _grow(self, *arguments: object) -> None:
+        start = time.perf_counter()
+        super()._grow(*arguments)  # type: ignore[arg-type]
+        self.seconds.append(time.perf_counter() - start)
+
+
+class Never(growkit.Schedule):
+    """No growth."""
+
+    def due(self, moment: object) -> bool:
+        """Say no."""
+        return False
+
+
+def mlp() -> tuple[nn.Module, tuple[int, ...]]:
+    """Return a perceptron of MNIST's size, and the shape of an input."""
+    return MLP(784, [256, 256], 10), (1, 28, 28)
+
+
+def cnn() -> tuple[nn.Module, tuple[int, ...]]:
+    """Return a small convolutional network with batch norm, and the shape of an input."""
+    return ConvNet(1, [16, 16, 32], 10), (1, 28, 28)
+
+
+def fit(make: Callable[[], tuple[nn.Module, tuple[int, ...]]], callbacks: list[pl.Callback], steps: int) -> None:
+    """Train on random data for so many steps with a batch of 128."""
+    torch.manual_seed(0)
+    network, shape = make()
+    images, labels = torch.randn(128 * 20, *shape), torch.randint(10, (128 * 20,))
+    trainer = pl.Trainer(
+        max_steps=steps,
+        callbacks=callbacks,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(Classifier(network), DataLoader(TensorDataset(images, labels), batch_size=128))
+
+
+def ranged(values: list[float], digits: str = ".3f") -> str:
+    """Return "median (min to max)"."""
+    return f"{median(values):{digits}} ({min(values):{digits}} to {max(values):{digits}})"
+
+
+def idle_steps(repetitions: int = 9, steps: int = 200) -> list[str]:
+    """Compare the step time with the callback and no growth due with that of plain Lightning."""
+    rows = ["| network | plain step, ms | ratio with growkit |", "| --- | --- | --- |"]
+    for name, make in (("MLP 784-256-256-10", mlp), ("BatchNorm CNN 16-16-32", cnn)):
+        plain, ratios = [], []
+        for repetition in range(repetitions):
+            timers = [StepTimer(), StepTimer()]
+            callbacks: list[list[pl.Callback]] = [[], [growkit.Growth([Splitting()], when=Never())]]
+            # Which of the two goes first alternates, so that a drift of the machine favours neither.
+            for index in (0, 1) if repetition % 2 else (1, 0):
+                fit(make, [*callbacks[index], timers[index]], steps)
+            plain.append(median(timers[0].steps))
+            ratios.append(median(timers[1].steps) / median(timers[0].steps))
+        rows.append(f"| {name}, batch 128 | {ranged([1e3 * s for s in plain])} | {ranged(ratios)} |")
+    return rows
+
+
+def events(repetitions: int = 3) -> list[str]:
+    """Measure one growth event in training steps of the network as it is then, for each method."""
+    rows = ["| network | method | event, ms | in training steps |", "| --- | --- | --- | --- |"]
+    methods: dict[str, Callable[[], growkit.Plugin]] = {
+        "Net2Net": Net2Net,
+        "RandomUnits": RandomUnits,
+        "Splitting, 1 batch": lambda: Splitting(fraction=0.1, batches=1),
+        "Splitting, 4 batches": lambda: Splitting(fraction=0.1, batches=4),
+    }
+    for name, make in (("MLP 784-256-256-10", mlp), ("BatchNorm CNN 16-16-32", cnn)):
+        for method, plugin in methods.items():
+            seconds, ratios = [], []
+            for _ in range(repetitions):
+                timer, growth = StepTimer(), TimedGrowth([plugin()], when=growkit.every(steps=60))
+                fit(make, [growth, timer], 130)
+                for index, duration in enumerate(growth.seconds):
+                    step = median(timer.steps[60 * index + 5 : 60 * index + 55])
+                    seconds.append(duration)
+                    ratios.append(duration / step)
+            rows.append(
+                f"| {name} | {method} | {ranged([1e3 * s for s in seconds], '.1f')} | {ranged(ratios, '.1f')} |"
+            )
+    return rows
+
+
+def surgery(repetitions: int = 5) -> list[str]:
+    """Measure trace, and the widening of every freely growable width by a quarter with Adam state."""
+    rows = ["| model | forward, ms | trace, ms | apply, ms | bare copies, ms |", "| --- | --- | --- | --- | --- |"]
+    for model in (ResNet18(), Transformer()):
+        inputs = example(model)
+        forward, traced, applied, copied = [], [], [], []
+        for _ in range(repetitions):
+            grown = copy.deepcopy(model)
+            optimizer = torch.optim.Adam(grown.parameters())
+            for parameter in grown.parameters():
+                parameter.grad = torch.zeros_like(parameter)
+            optimizer.step()
+            optimizer.zero_grad()
+            with torch.no_grad():
+                forward.append(_seconds(lambda grown=grown: grown(*inputs)))
+            traced.append(_seconds(lambda grown=grown: growkit.trace(grown, *inputs)))
+            widths = [width for width in growkit.trace(grown, *inputs).growable if not width.uniform]
+            edits = [growkit.Widen(width.name, copies=range(width.size // 4)) for width in widths]
+            applied.append(
+                _seconds(lambda g=grown, e=edits, o=optimizer: growkit.apply(g, e, example=inputs, optimizers=[o]))
+            )
+            tensors = [p.detach() for p in grown.parameters()]
+            copied.append(_seconds(lambda tensors=tensors: [t.clone() for t in tensors for _ in range(3)]))
+        cells = (f"{ranged([1e3 * s for s in values], '.0f')}" for values in (forward, traced, applied, copied))
+        rows.append(f"| {type(model).__name__}, {len(edits)} widths | " + " | ".join(cells) + " |")
+    return rows
+
+
+def _seconds(function: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    """Measure, and print or write the tables."""
+    warnings.simplefilter("ignore")
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    machine = f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}, Lightning {pl.__version__}"
+    sections = [
+        "# Benchmarks",
+        "Made by `python benchmarks/overheads.py docs/benchmarks.md`. Medians, with minimum and maximum in brackets.",
+        f"Machine: {machine}.",
+        "## A step while no growth is due",
+        *[("\n".join(idle_steps()))],
+        "## One growth event",
+        "Step: a training step (Adam, batch 128) of the same network under Lightning, just before the event. "
+        "The splitting event includes the statistics batches, the private copy, trace, selection, surgery and both probes.",
+        *[("\n".join(events()))],
+        "## Trace and apply",
+        "Apply widens by a quarter every width that can grow unevenly, with Adam state, and includes its own trace and two "
+        "probes. Bare copies: cloning every grown parameter and its two moments.",
+        *[("\n".join(surgery()))],
+    ]
+    text = "\n\n".join(sections) + "\n"
+    if len(sys.argv) > 1:
+        Path(sys.argv[1]).write_text(text, encoding="utf-8")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
