@@ -139,7 +139,7 @@ def test_new_units_learn():
 
 @pytest.mark.parametrize("plugin", [Net2Net(1.0), RandomUnits(1.0)])
 def test_a_budget_that_ends_early_favours_no_width(plugin):
-    """Two equal widths, room for five of twelve units: over some seeds, both get about the same."""
+    """Two equal widths, room for four of twelve units: over some seeds, both get about the same."""
     reached: Counter[str] = Counter()
     structure = growkit.trace(mlp(6, 6, 6, 6), X)
     room = growkit.Budget(parameters=structure.parameters() + 5 * 13)
@@ -149,8 +149,8 @@ def test_a_budget_that_ends_early_favours_no_width(plugin):
         )
         happened = event(mlp(6, 6, 6, 6), Proposes(*plugin.growkit_propose(context)), example=(X,), budget=room)
         reached.update({width: sum(pair) for width, pair in units(happened).items()})
-    assert sum(reached.values()) == 5 * 12
-    assert min(reached["0"], reached["2"]) >= 20
+    assert sum(reached.values()) == 4 * 12
+    assert min(reached["0"], reached["2"]) >= 16
 
 
 class UnderLayerNorm(nn.Module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -97,7 +98,7 @@ FAILURES = {
         *("is axis 1 of the model's output",),
     ),
     "a size in a view": Failure(Widen("0", (0,)), **DOES_NOT_RUN, middle=shifted_view),
-    "a size in a view that divides": Failure(Widen("0", range(6)), "", "", middle=shifted_view),
+    "a size in a view that divides": Failure(Widen("0", range(6)), **DOES_NOT_RUN, middle=shifted_view),
     "a size in a slice": Failure(Widen("0", (0,)), **DOES_NOT_RUN, middle=lambda m, x: x[:, :6].relu()),
     "a size in a norm": Failure(Widen("0", range(6)), **DOES_NOT_RUN, middle=lambda m, x: F.layer_norm(x, (6,))),
     "a number of groups": Failure(
@@ -342,7 +343,7 @@ def test_senseless_edits_cannot_be_described(make, what):
 def test_a_carried_tensor_must_have_the_old_shape():
     model, _ = lived_in()
     change = apply(model, Widen("0", (0,)), example=example())
-    with pytest.raises(SurgeryError, match="cannot carry a tensor along '0.weight'") as caught:
+    with pytest.raises(SurgeryError, match=r"cannot carry a tensor along '0\.weight'") as caught:
         change.carry(torch.zeros(7, 3), parameter="0.weight")
     assert (caught.value.seen, caught.value.expected) == ("shape (7, 3)", "the old shape of the parameter, (6, 3)")
 
@@ -357,8 +358,6 @@ def test_the_change_of_an_unchanged_parameter_is_answered_with_the_nearest():
 
 
 def test_errors_survive_pickling():
-    import pickle
-
     model, _ = lived_in()
     with pytest.raises(StructureError) as caught:
         trace(model, torch.randn(2, 5))
