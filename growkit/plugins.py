@@ -107,6 +107,10 @@ class Plugins:
             caller = self._manager.subset_hook_caller(hook, others)
             try:
                 answer = caller(**arguments)
+                if isinstance(answer, list) and not _is_first_result(hook):
+                    answer = answer[0] if answer else None
+                if isinstance(answer, Iterator):
+                    answer = list(answer)  # a generator runs here, where its failures are named
             except GrowkitError:
                 raise
             except Exception as error:
@@ -116,8 +120,6 @@ class Plugins:
                     expected="a hook that returns",
                     advice="see the traceback above; leave the plugin out if the fault is not yours",
                 ) from error
-            if isinstance(answer, list) and not _is_first_result(hook):
-                answer = answer[0] if answer else None
             if answer is not None:
                 results.append((info.name, answer))
                 if _is_first_result(hook):

@@ -22,15 +22,15 @@ __all__ = [
     "Product",
     "Symbol",
     "concat",
+    "Term",
     "evaluate",
+    "expand",
     "freeze",
     "leaves",
-    "positions",
     "product",
     "require_copies",
     "require_uniform",
     "resolve",
-    "scales",
     "split",
     "squared",
     "unify",
@@ -281,6 +281,8 @@ def split(expr: Expr, size: int, join: Join) -> tuple[Symbol, Symbol] | None:
     first, second = Symbol(size, extent=expr.extent), Symbol(rest, extent=expr.extent)
     _inherit(first, expr)
     _inherit(second, expr)
+    if join is concat and expr.uniform:
+        freeze(Concat((first, second)), f"{expr.uniform} together with other units")
     expr.bound = join((first, second))
     return first, second
 
@@ -299,57 +301,48 @@ def squared(expr: Expr) -> list[Symbol]:
 # ------------------------------------------------------------------ positions
 
 
-def positions(expr: Expr, sources: Mapping[Symbol, Tensor]) -> Tensor:
-    """Say which old position each new position of an axis comes from.
+Term = tuple[Tensor, Tensor]
+
+
+def expand(expr: Expr, terms: Mapping[Symbol, list[Term]]) -> list[Term]:
+    """Say of which old positions each new position of an axis is the weighted sum.
 
     Args:
         expr: the expression of the axis, at its old size.
-        sources: for each symbol that changes, the old unit of every new unit, shape (new size,), int64; -1 for
-            units that come from none.
+        terms: for each symbol that changes, pairs of the old unit of every new unit, shape (new size,), int64, -1 for
+            none, and its weight, shape (new size,), float64. A new unit is the sum over the pairs.
 
     Returns:
-        Shape (new size of the axis,), int64; -1 where any coordinate is new.
+        The same for positions: pairs of shape (new size of the axis,).
     """
     expr = resolve(expr)
     if isinstance(expr, Symbol):
-        source = sources.get(expr)
-        return torch.arange(expr.size) if source is None else source
+        return terms.get(expr) or [(torch.arange(expr.size), torch.ones(expr.size, dtype=torch.float64))]
     if isinstance(expr, Concat):
-        shifted, offset = [], 0
-        for part in expr.parts:
-            source = positions(part, sources)
-            shifted.append(torch.where(source < 0, source, source + offset))
-            offset += part.size
-        return torch.cat(shifted)
-    merged = torch.zeros(1, dtype=torch.int64)
+        return _lay_end_to_end([(part.size, expand(part, terms)) for part in expr.parts])
+    merged: list[Term] = [(torch.zeros(1, dtype=torch.int64), torch.ones(1, dtype=torch.float64))]
     for factor in expr.factors:
-        source = positions(factor, sources)
-        outer = merged[:, None] * factor.size + source[None, :]
-        merged = torch.where((merged[:, None] < 0) | (source[None, :] < 0), -1, outer).flatten()
+        merged = [_outer(one, other, factor.size) for one in merged for other in expand(factor, terms)]
     return merged
 
 
-def scales(expr: Expr, factors: Mapping[Symbol, Tensor], new_sizes: Mapping[Symbol, int]) -> Tensor:
-    """Return the scale of each new position of an axis: the product of its units' scales.
+def _outer(slow: Term, fast: Term, size: int) -> Term:
+    source = slow[0][:, None] * size + fast[0][None, :]
+    missing = (slow[0][:, None] < 0) | (fast[0][None, :] < 0)
+    return torch.where(missing, -1, source).flatten(), torch.outer(slow[1], fast[1]).flatten()
 
-    Args:
-        expr: the expression of the axis.
-        factors: for some symbols, one scale a new unit, shape (new size,), float64.
-        new_sizes: the size of each symbol that changes.
 
-    Returns:
-        Shape (new size of the axis,), float64.
-    """
-    expr = resolve(expr)
-    if isinstance(expr, Symbol):
-        scale = factors.get(expr)
-        return torch.ones(new_sizes.get(expr, expr.size), dtype=torch.float64) if scale is None else scale
-    if isinstance(expr, Concat):
-        return torch.cat([scales(part, factors, new_sizes) for part in expr.parts])
-    merged = torch.ones(1, dtype=torch.float64)
-    for factor in expr.factors:
-        merged = torch.outer(merged, scales(factor, factors, new_sizes)).flatten()
-    return merged
+def _lay_end_to_end(parts: list[tuple[int, list[Term]]]) -> list[Term]:
+    result = []
+    for index in range(max(len(terms) for _, terms in parts)):
+        sources, weights, offset = [], [], 0
+        for size, terms in parts:
+            source, weight = terms[index] if index < len(terms) else (torch.full_like(terms[0][0], -1), terms[0][1])
+            sources.append(torch.where(source < 0, -1, source + offset))
+            weights.append(weight)
+            offset += size
+        result.append((torch.cat(sources), torch.cat(weights)))
+    return result
 
 
 def unit_positions(expr: Expr, symbol: Symbol) -> Tensor:

@@ -1,20 +1,19 @@
 """Mirrors: module attributes that repeat a size, such as `out_features`.
 
-While a model is traced, the module that just ran is asked which of its attributes repeat which axes of its input
-and output. After an edit these attributes are set to the new sizes, so that `repr` and shape checks inside `forward`
-agree with the parameters.
+After an edit these attributes are set to the new sizes, so that `repr` and shape checks inside `forward` agree with
+the parameters. An attribute counts as a mirror only if it repeats the size before the edit.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from torch import nn
+from torch import Tensor, nn
 
 from growkit.structure.roles import Axis
 
-__all__ = ["MIRRORS", "Mirror"]
+__all__ = ["MIRRORING", "Mirror", "agrees", "output_mirrors", "parameter_mirrors"]
 
 
 class Mirror(NamedTuple):
@@ -29,69 +28,45 @@ class Mirror(NamedTuple):
     several: bool
 
 
-_Rule = Callable[[Any, list[Axis], list[Axis]], dict[str, Mirror]]
+# Modules whose attributes the rules of convolutions, norms and lookups may set.
+MIRRORING = (
+    nn.modules.conv._ConvNd,
+    nn.modules.batchnorm._NormBase,
+    nn.LayerNorm,
+    nn.RMSNorm,
+    nn.GroupNorm,
+    nn.Embedding,
+)
 
-
-def _one(axis: Axis) -> Mirror:
-    return Mirror((axis,), several=False)
-
-
-def _linear(module: nn.Linear, x: list[Axis], y: list[Axis]) -> dict[str, Mirror]:
-    return {"in_features": _one(x[-1]), "out_features": _one(y[-1])}
-
-
-def _convolution(dimensions: int) -> _Rule:
-    channel = -1 - dimensions
-
-    def rule(module: nn.Module, x: list[Axis], y: list[Axis]) -> dict[str, Mirror]:
-        return {"in_channels": _one(x[channel]), "out_channels": _one(y[channel])}
-
-    return rule
-
-
-def _normalised(module: nn.LayerNorm | nn.RMSNorm, x: list[Axis], y: list[Axis]) -> dict[str, Mirror]:
-    return {"normalized_shape": Mirror(y[len(y) - len(module.normalized_shape) :], several=True)}
-
-
-def _features(attribute: str) -> _Rule:
-    def rule(module: nn.Module, x: list[Axis], y: list[Axis]) -> dict[str, Mirror]:
-        return {attribute: _one(x[1])}
-
-    return rule
-
-
-def _instance(dimensions: int) -> _Rule:
-    def rule(module: nn.Module, x: list[Axis], y: list[Axis]) -> dict[str, Mirror]:
-        return {"num_features": _one(x[-1 - dimensions])}
-
-    return rule
-
-
-def _prelu(module: nn.PReLU, x: list[Axis], y: list[Axis]) -> dict[str, Mirror]:
-    return {"num_parameters": _one(x[1])} if module.num_parameters > 1 else {}
-
-
-def _embedding(module: nn.Embedding, x: list[Axis], y: list[Axis]) -> dict[str, Mirror]:
-    return {"embedding_dim": _one(y[-1])}
-
-
-MIRRORS: dict[type[nn.Module], _Rule] = {
-    nn.Linear: _linear,
-    nn.Conv1d: _convolution(1),
-    nn.Conv2d: _convolution(2),
-    nn.Conv3d: _convolution(3),
-    nn.ConvTranspose1d: _convolution(1),
-    nn.ConvTranspose2d: _convolution(2),
-    nn.ConvTranspose3d: _convolution(3),
-    nn.BatchNorm1d: _features("num_features"),
-    nn.BatchNorm2d: _features("num_features"),
-    nn.BatchNorm3d: _features("num_features"),
-    nn.InstanceNorm1d: _instance(1),
-    nn.InstanceNorm2d: _instance(2),
-    nn.InstanceNorm3d: _instance(3),
-    nn.GroupNorm: _features("num_channels"),
-    nn.LayerNorm: _normalised,
-    nn.RMSNorm: _normalised,
-    nn.PReLU: _prelu,
-    nn.Embedding: _embedding,
+# Attributes that repeat an axis of a parameter of their own module.
+_OF_PARAMETERS: dict[type[nn.Module], dict[str, tuple[str, int]]] = {
+    nn.Linear: {"in_features": ("weight", 1), "out_features": ("weight", 0)},
+    nn.PReLU: {"num_parameters": ("weight", 0)},
+    nn.RNNBase: {"input_size": ("weight_ih_l0", 1)},
 }
+
+
+def parameter_mirrors(module: nn.Module) -> Iterator[tuple[str, Tensor, int]]:
+    """Yield the attributes of a module that repeat an axis of one of its parameters: (attribute, parameter, axis)."""
+    for kind, attributes in _OF_PARAMETERS.items():
+        if isinstance(module, kind):
+            for attribute, (key, axis) in attributes.items():
+                parameter = module._parameters.get(key)
+                if parameter is not None:
+                    yield attribute, parameter, axis
+
+
+def output_mirrors(module: nn.Module, axes: Sequence[Axis]) -> Iterator[tuple[str, Mirror]]:
+    """Yield the attributes of a norm that repeat axes of its output, for norms that run as several operations."""
+    if isinstance(module, (nn.LayerNorm, nn.RMSNorm)):
+        yield "normalized_shape", Mirror(axes[len(axes) - len(module.normalized_shape) :], several=True)
+    for dimensions, kind in ((1, nn.InstanceNorm1d), (2, nn.InstanceNorm2d), (3, nn.InstanceNorm3d)):
+        if isinstance(module, kind):
+            yield "num_features", Mirror((axes[-1 - dimensions],), several=False)
+
+
+def agrees(module: nn.Module, attribute: str, mirror: Mirror) -> bool:
+    """Say whether an attribute is there and repeats the sizes of the axes."""
+    value: Any = getattr(module, attribute, None)
+    sizes = [axis.expr.size for axis in mirror.axes]
+    return list(value) == sizes if mirror.several and isinstance(value, (tuple, list)) else [value] == sizes

@@ -61,9 +61,11 @@ class Roles:
 
     Args:
         constraints: in the order of the forward pass.
+        fixed: axes of tensors that are not trained; where there is a choice, they copy.
     """
 
-    def __init__(self, constraints: Iterable[Constraint]) -> None:
+    def __init__(self, constraints: Iterable[Constraint], fixed: Iterable[Axis] = ()) -> None:
+        self._fixed = {id(axis) for axis in fixed}
         self._parent: dict[_Key, tuple[_Key, int]] = {}
         self._axes: list[Axis] = []  # keeps ids unique while this object lives
         products = []
@@ -105,7 +107,8 @@ class Roles:
             a, b = (id(left), id(symbol)), (id(right), id(symbol))
             if symbol in in_left and symbol in in_right:
                 # One side must copy. Prefer what is known already, else let the left one copy.
-                if self._known(a) == SHARES or self._known(b) == COPIES:
+                undecided = self._known(a) is None and self._known(b) is None
+                if self._known(a) == SHARES or self._known(b) == COPIES or (undecided and id(right) in self._fixed):
                     a, b = b, a
                 fits = self._unite(a, _ANCHOR, COPIES) and self._unite(b, target, COPIES)
             else:

@@ -22,11 +22,12 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from growkit import randomness
 from growkit.errors import StructureError
 from growkit.structure.dimensions import Symbol, freeze, unify
-from growkit.structure.mirrors import MIRRORS, Mirror
+from growkit.structure.guard import WriteGuard
+from growkit.structure.mirrors import MIRRORING, Mirror, agrees, output_mirrors, parameter_mirrors
 from growkit.structure.roles import Axis, Constraint
 from growkit.structure.rules import RULES, pointwise, refuse
 
-__all__ = ["Example", "Tracer", "call", "evaluation", "trace_model"]
+__all__ = ["Example", "Tracer", "call", "evaluation", "tensors_in", "trace_model"]
 
 Example = Sequence[Any] | Mapping[str, Any]
 
@@ -55,7 +56,14 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._operation = ""
         for tensor in (*model.parameters(), *model.buffers()):
             self.axes[tensor] = [Axis(Symbol(size)) for size in tensor.shape]
+            if not tensor.is_floating_point():
+                self.constraints.extend(Constraint("copies", (axis,), "a mask") for axis in self.axes[tensor])
         self._persistent = {id(tensor) for tensor in (*model.parameters(), *model.buffers())}
+        self._owners: dict[int, list[nn.Module]] = {}
+        for module in model.modules():
+            for owned in (*module._parameters.values(), *module._buffers.values()):
+                if owned is not None:
+                    self._owners.setdefault(id(owned), []).append(module)
 
     # ------------------------------------------------------------- for rules
 
@@ -73,11 +81,12 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     @property
     def where(self) -> str:
         """The operation under way, for reasons: "aten.mm in 'encoder.0' (Linear)"."""
+        operation = self._operation or "the first operation"
         if not self._stack:
-            return self._operation
+            return operation
         module = self._stack[-1]
         name = self._names.get(id(module), "")
-        return f"{self._operation} in {name!r} ({type(module).__name__})" if name else f"{self._operation} in the model"
+        return f"{operation} in {name!r} ({type(module).__name__})" if name else f"{operation} in the model"
 
     def extent(self, size: int, reason: str) -> Axis:
         """Return a new axis that belongs to the data and cannot grow."""
@@ -107,10 +116,20 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Demand something of roles; see `Constraint`."""
         self.constraints.append(Constraint(kind, axes, self.where))
 
-    def mirror(self, attribute: str, *axes: Axis) -> None:
-        """Note that an attribute of the module under way repeats the sizes of these axes."""
-        if self._stack and (name := self._names.get(id(self._stack[-1]))) is not None:
-            self.mirrors[name, attribute] = Mirror(axes, several=False)
+    def mirror(self, owner: Tensor | None, attribute: str, *axes: Axis, several: bool = False) -> None:
+        """Note that an attribute repeats the sizes of these axes.
+
+        The attribute is that of the modules that hold the parameter `owner`, else of the module under way.
+        """
+        for module in self._owners.get(id(owner), self._stack[-1:]):
+            if isinstance(module, MIRRORING):
+                self.note(module, attribute, Mirror(axes, several))
+
+    def note(self, module: nn.Module, attribute: str, mirror: Mirror) -> None:
+        """Note a mirror of a module, if its attribute is there and repeats the sizes."""
+        name = self._names.get(id(module))
+        if name is not None and agrees(module, attribute, mirror):
+            self.mirrors[name, attribute] = mirror
 
     def count(self, operation: Callable[..., Any], arguments: tuple[Any, ...], out: Any, *axes: Axis) -> None:
         """Note the FLOPs of the operation under way, and the axes they are proportional to."""
@@ -124,26 +143,41 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Run the operation, then let its rule say what it means for dimensions."""
-        out = func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        rule = RULES.get(func.overloadpacket)
+        if rule is None and torch.Tag.pointwise in func.tags:
+            rule = pointwise
+        if rule is None:
+            # Under inference mode composite operations arrive whole.
+            with self:
+                parts = func.decompose(*args, **kwargs)
+            if parts is not NotImplemented:
+                return parts
+        out = func(*args, **kwargs)
         self._operation = str(func.overloadpacket)
-        for tensor in args:
+        for tensor in tree_leaves((args, kwargs)):
             if isinstance(tensor, Tensor) and id(tensor) in self._persistent:
                 self.reached.setdefault(id(tensor))
-        rule = RULES.get(func.overloadpacket)
         if rule is None:
-            rule = pointwise if torch.Tag.pointwise in func.tags else refuse
-        rule(self, func, args, kwargs or {}, out)
+            self.count(func, args, out)
+            rule = refuse
+        try:
+            rule(self, func, args, kwargs, out)
+        except (IndexError, TypeError, ValueError):
+            refuse(self, func, args, kwargs, out)  # a form of the operation that its rule does not know
         return out
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Keep track of the module under way, and of the attributes that repeat sizes."""
+        """Keep track of the module under way."""
 
         def enter(module: nn.Module, inputs: Any) -> None:
             self._stack.append(module)
 
         def leave(module: nn.Module, inputs: Any, output: Any) -> None:
-            self._note_mirrors(module, inputs, output)
+            if isinstance(output, Tensor) and isinstance(module, MIRRORING):
+                for attribute, mirror in output_mirrors(module, self[output]):
+                    self.note(module, attribute, mirror)
             self._stack.pop()
 
         hooks = register_module_forward_pre_hook(enter), register_module_forward_hook(leave)
@@ -153,20 +187,11 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             for hook in hooks:
                 hook.remove()
 
-    def _note_mirrors(self, module: nn.Module, inputs: Any, output: Any) -> None:
-        rule = next((MIRRORS[kind] for kind in type(module).__mro__ if kind in MIRRORS), None)
-        name = self._names.get(id(module))
-        plain = inputs and isinstance(inputs[0], Tensor) and isinstance(output, Tensor)
-        if rule is None or name is None or not plain:
-            return
-        for attribute, mirror in rule(module, self[inputs[0]], self[output]).items():
-            self.mirrors[name, attribute] = mirror
-
 
 def trace_model(model: nn.Module, example: Example) -> Tracer:
     """Run the model once on an example and return the record.
 
-    The model is left exactly as it was: mode, buffers, gradients and the global random state.
+    The model is left exactly as it was: mode, parameters, buffers, gradients and the global random state.
 
     Args:
         model: any module whose forward pass runs eagerly.
@@ -181,14 +206,16 @@ def trace_model(model: nn.Module, example: Example) -> Tracer:
     tracer = Tracer(model)
     named = example.items() if isinstance(example, Mapping) else enumerate(example)
     for name, value in named:
-        for tensor in tree_leaves(value):
-            if isinstance(tensor, Tensor):
-                reasons = [f"is axis {axis} of the model's input {name}" for axis in range(tensor.dim())]
-                tracer[tensor] = [tracer.extent(n, why) for n, why in zip(tensor.shape, reasons, strict=True)]
-    with evaluation(model), tracer.watching():
+        for tensor in tensors_in(value):
+            reasons = [f"is axis {axis} of the model's input {name}" for axis in range(tensor.dim())]
+            tracer[tensor] = [tracer.extent(n, why) for n, why in zip(tensor.shape, reasons, strict=True)]
+    with evaluation(model, example), tracer.watching():
         try:
             with tracer:
                 output = call(model, example)
+                if any(id(parameter) not in tracer.reached for parameter in model.parameters()):
+                    # Perhaps they belong to a branch that only training takes.
+                    _train_pass(model, example)
         except Exception as error:
             raise StructureError(
                 f"the forward pass of {type(model).__name__} failed while it was traced, in {tracer.where}",
@@ -196,11 +223,48 @@ def trace_model(model: nn.Module, example: Example) -> Tracer:
                 expected="a forward pass that runs on the example inputs in evaluation mode",
                 advice="call the model on the example yourself first; give keyword inputs as a dict",
             ) from error
-    for tensor in tree_leaves(output):
-        if isinstance(tensor, Tensor):
-            for index, axis in enumerate(tracer[tensor]):
-                freeze(axis.expr, f"is axis {index} of the model's output")
+    for tensor in tensors_in(output):
+        for index, axis in enumerate(tracer[tensor]):
+            freeze(axis.expr, f"is axis {index} of the model's output")
+    for module in model.modules():
+        for attribute, parameter, position in parameter_mirrors(module):
+            tracer.note(module, attribute, Mirror((tracer[parameter][position],), several=False))
     return tracer
+
+
+def _train_pass(model: nn.Module, example: Example) -> None:
+    modes = [(module, module.training) for module in model.modules()]
+    model.train()
+    try:
+        call(model, example)
+    except Exception:
+        pass
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def tensors_in(value: Any) -> list[Tensor]:
+    """Return the tensors inside nested containers, data classes and plain objects, in order, each once."""
+    found: dict[int, Tensor] = {}
+    seen: set[int] = set()
+
+    def visit(value: Any) -> None:
+        if isinstance(value, Tensor):
+            found.setdefault(id(value), value)
+        elif id(value) not in seen and not isinstance(value, (str, bytes, int, float, type, nn.Module)):
+            seen.add(id(value))
+            if isinstance(value, Mapping):
+                children: Any = value.values()
+            elif isinstance(value, (list, tuple, set, frozenset)):
+                children = value
+            else:
+                children = getattr(value, "__dict__", {}).values()
+            for child in children:
+                visit(child)
+
+    visit(value)
+    return list(found.values())
 
 
 def call(model: nn.Module, example: Example) -> Any:
@@ -209,18 +273,19 @@ def call(model: nn.Module, example: Example) -> Any:
 
 
 @contextmanager
-def evaluation(model: nn.Module) -> Iterator[None]:
-    """Run a forward pass in evaluation mode without leaving a trace: no gradients, no new buffers, no random draws."""
+def evaluation(model: nn.Module, example: Example) -> Iterator[None]:
+    """Run forward passes in evaluation mode without leaving a trace.
+
+    Modes, whatever the pass writes to parameters, buffers and inputs, and the global random state are put back; no
+    gradients are recorded.
+    """
     modes = [(module, module.training) for module in model.modules()]
-    buffers = [(buffer, buffer._version, buffer.clone()) for buffer in model.buffers()]
+    guard = WriteGuard(model, tensors_in(example))
     model.eval()
     try:
-        with randomness.isolated(), torch.no_grad():
+        with randomness.isolated(), torch.no_grad(), guard:
             yield
     finally:
+        guard.restore()
         for module, training in modes:
             module.training = training
-        with torch.no_grad():
-            for buffer, version, value in buffers:
-                if buffer._version != version:
-                    buffer.copy_(value)

@@ -6,16 +6,17 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from inspect import signature
 from typing import Any
 
-import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import _SpectralNorm
 
 from growkit.errors import StructureError, suggestion
 from growkit.structure.dimensions import Symbol, evaluate, freeze, leaves, squared, unit_positions
 from growkit.structure.mirrors import Mirror
 from growkit.structure.roles import COPIES, Axis, Roles
-from growkit.structure.trace import Example, Tracer, trace_model
+from growkit.structure.trace import Example, Tracer, tensors_in, trace_model
 
 __all__ = ["Slice", "Structure", "Width", "trace"]
 
@@ -98,7 +99,8 @@ class Structure:
         self.axes: dict[str, list[Axis]] = {}
         self._fixed_parameters = 0
         self._collect(tracer)
-        self.roles = Roles(tracer.constraints)
+        buffers = [axis for buffer in model.buffers() for axis in tracer[buffer]]
+        self.roles = Roles(tracer.constraints, fixed=buffers)
         self.widths: Mapping[str, Width] = {width.name: width for width in self._name_widths()}
         self._parameter_names = {name for name, _ in model.named_parameters()}
 
@@ -163,6 +165,12 @@ class Structure:
     def _collect(self, tracer: Tracer) -> None:
         """Name the axes of what the pass used; freeze what it did not reach or what no edit could follow."""
         parameters = dict(self.model.named_parameters())
+        power_iterated = {
+            prefix
+            for name, module in self.model.named_modules()
+            if isinstance(module, _SpectralNorm)
+            for prefix in (name, name.rpartition(".")[0])
+        }
         named: dict[int, tuple[str, Tensor]] = {}
         for name, tensor in (*parameters.items(), *self.model.named_buffers()):
             named.setdefault(id(tensor), (name, tensor))
@@ -172,7 +180,20 @@ class Structure:
             for axis in tracer[tensor]:
                 for symbol in squared(axis.expr):
                     freeze(symbol, f"runs over pairs of its units in {name!r}")
+                if name.rpartition(".")[0] in power_iterated:
+                    freeze(axis.expr, f"is estimated by power iteration in {name!r} while the model trains")
+        for name, parameter in parameters.items():
+            if name not in self.axes:
+                self._freeze_sizes(name, parameter)
         self._fixed_parameters = sum(p.numel() for name, p in parameters.items() if name not in self.axes)
+
+    def _freeze_sizes(self, name: str, unreached: Tensor) -> None:
+        """Freeze the widths that may also run through a parameter that the example did not reach: never guess."""
+        for axes in self.axes.values():
+            for axis in axes:
+                for symbol in leaves(axis.expr):
+                    if symbol.size > 1 and symbol.size in unreached.shape:
+                        freeze(symbol, f"may also run through {name!r}, which the model did not use on this example")
 
     def _name_widths(self) -> Iterator[Width]:
         slices: dict[Symbol, list[Slice]] = {}
@@ -235,14 +256,13 @@ def trace(model: nn.Module, *args: Any, **kwargs: Any) -> Structure:
 
     Cost: one forward pass in evaluation mode plus some microseconds an operation; no activations are kept.
     """
-    return trace_example(model, (args, kwargs) if args and kwargs else kwargs or args)
+    if args and kwargs:
+        kwargs = dict(signature(model.forward).bind(*args, **kwargs).arguments)
+    return trace_example(model, kwargs or args)
 
 
 def trace_example(model: nn.Module, example: Example) -> Structure:
     """Do what `trace` does, with the inputs as one value: a tuple of positional or a dict of keyword inputs."""
     tracer = trace_model(model, example)
-    first = next(
-        (x for x in torch.utils._pytree.tree_leaves(example) if isinstance(x, Tensor) and x.dim()),
-        torch.ones(1),
-    )
-    return Structure(model, tracer, max(first.shape[0], 1))
+    samples = next((tensor.shape[0] for tensor in tensors_in(example) if tensor.dim()), 1)
+    return Structure(model, tracer, max(samples, 1))

@@ -9,17 +9,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_flatten
 
 from growkit.errors import SurgeryError
 from growkit.structure import Structure, trace_example
-from growkit.structure.dimensions import Symbol, evaluate, freeze
-from growkit.structure.trace import Example, call, evaluation
+from growkit.structure.dimensions import Symbol, evaluate
+from growkit.structure.trace import Example, call, evaluation, tensors_in
 from growkit.surgery.carry import Change, ParamChange, apply_maps, axis_map
 from growkit.surgery.deepen import insert_block, set_children
 from growkit.surgery.edits import Deepen, Edit, UnitMap, Widen, check_edits, merge
 from growkit.surgery.fresh import initialise_new_units
 from growkit.surgery.optimizer import CarryState, OptimizerPlan
+from growkit.surgery.removal import check_removals
 from growkit.surgery.sites import Sites, successor
 
 __all__ = ["Operation", "apply"]
@@ -100,9 +101,13 @@ class Operation:
             for e in edits
             if not isinstance(e, Deepen)
         }
+        if self.exact:
+            check_removals(self.structure, edits)
         before = self._probe()
-        changes = self._plan(units)
-        plans = [OptimizerPlan(optimizer, changes, self.carry_state) for optimizer in self.optimizers]
+        with torch.inference_mode(False), torch.no_grad():
+            changes = self._plan(units)
+            optimizers = {id(optimizer): optimizer for optimizer in self.optimizers}
+            plans = [OptimizerPlan(optimizer, changes, self.carry_state) for optimizer in optimizers.values()]
         self._undo = []
         try:
             self._commit(changes, units, plans)
@@ -122,7 +127,6 @@ class Operation:
 
     # ------------------------------------------------------------- planning
 
-    @torch.no_grad()
     def _plan(self, units: dict[Symbol, UnitMap]) -> list[ParamChange]:
         named = dict([*self.model.named_parameters(), *self.model.named_buffers()])
         changes = []
@@ -133,7 +137,8 @@ class Operation:
             old = named[name]
             new = successor(old, apply_maps(old, maps, "weight"))
             if old.grad is not None:
-                new.grad = apply_maps(old.grad, maps, "gradient")
+                gradient = apply_maps(old.grad.to_dense() if old.grad.is_sparse else old.grad, maps, "gradient")
+                new.grad = gradient.to_sparse(old.grad.sparse_dim()) if old.grad.is_sparse else gradient
             changes.append(ParamChange(name, old, new, maps))
         return changes
 
@@ -164,51 +169,65 @@ class Operation:
             parent, children, name = insert_block(self.model, edit, self.seed)
             self._undo.append(partial(set_children, parent, children))
             ordered = list(self.model.named_parameters())
-            for index, (key, parameter) in enumerate(ordered):
-                if key.startswith(name + ".") and index:
-                    for plan in plans:
-                        plan.insert(parameter, ordered[index - 1][1])
+            new = [index for index, (key, _) in enumerate(ordered) if key.startswith(name + ".")]
+            for plan in plans:
+                _enrol(plan, ordered, new)
 
     # ------------------------------------------------------------- verifying
 
-    def _probe(self) -> list[Any]:
-        with evaluation(self.model):
-            return tree_leaves(call(self.model, self.example))  # type: ignore[no-any-return]
+    def _probe(self) -> tuple[list[Tensor], str]:
+        """Return every tensor of the output, numbers included, and how the output is built of them."""
+        with evaluation(self.model, self.example):
+            output = call(self.model, self.example)
+            tensors = [tensor.clone() for tensor in tensors_in(output)]
+        leaves, form = tree_flatten(output)
+        numbers = [torch.tensor(x, dtype=torch.float64) for x in leaves if isinstance(x, (bool, int, float))]
+        return [*tensors, *numbers], f"{form} of {', '.join(type(leaf).__name__ for leaf in leaves)}"
 
-    def _verify(self, edits: list[Edit], before: list[Any]) -> float:
+    def _verify(self, edits: list[Edit], before: tuple[list[Tensor], str]) -> float:
         """Run the probe again; return how far the output moved, relative to its scale."""
         names = ", ".join(map(str, edits))
         try:
             after = self._probe()
         except Exception as error:
-            raise self._failure(
-                edits,
+            raise SurgeryError(
                 f"{names} leaves a model that does not run",
                 seen=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
                 expected="a forward pass that follows the new sizes",
                 advice="look for a size written as a number in `forward`; take it from a tensor's shape instead",
             ) from error
-        moved = 0.0
-        for old, new in zip(before, after, strict=True):
-            if isinstance(old, Tensor):
-                distance = _distance(old, new)
-                moved = max(moved, distance)
-                if self.exact and not distance <= _TOLERANCE.get(old.dtype, 0.0):
-                    raise self._failure(
-                        edits,
-                        f"{names} changes what the model computes",
-                        seen=f"the output on the example moved by {distance:.3g} of its scale",
-                        expected=f"at most {_TOLERANCE.get(old.dtype, 0.0):.0e} ({old.dtype})",
-                        advice="pass exact=False if the output may change; else look for sizes written as numbers in "
-                        "`forward`, and for removed units that were still in use",
-                    )
-        return moved
+        if len(before[0]) != len(after[0]) or before[1] != after[1]:
+            raise SurgeryError(
+                f"{names} changes what the model computes: its output has another form",
+                seen=f"{len(after[0])} tensors in {after[1]}",
+                expected=f"{len(before[0])} tensors in {before[1]}",
+                advice="look for a decision in `forward` that depends on a size",
+            )
+        distances = [_distance(old, new) for old, new in zip(before[0], after[0], strict=True)]
+        for old, distance in zip(before[0], distances, strict=True):
+            if self.exact and not distance <= _TOLERANCE.get(old.dtype, 0.0):
+                raise SurgeryError(
+                    f"{names} changes what the model computes",
+                    seen=f"the output on the example moved by {distance:.3g} of its scale",
+                    expected=f"at most {_TOLERANCE.get(old.dtype, 0.0):.0e} ({old.dtype})",
+                    advice="pass exact=False if the output may change; else look for sizes written as numbers in "
+                    "`forward`, and for removed units that were still in use",
+                )
+        return max(distances, default=0.0)
 
-    def _failure(self, edits: list[Edit], what: str, **parts: str) -> SurgeryError:
-        for edit in edits:
-            if not isinstance(edit, Deepen):
-                freeze(self.structure[edit.width].symbol, f"failed its probe: {parts['seen']}")
-        return SurgeryError(what, **parts)
+
+def _enrol(plan: OptimizerPlan, ordered: list[tuple[str, nn.Parameter]], new: list[int]) -> None:
+    """Let new parameters join the optimizer of the nearest neighbour that has one, before them or else behind them."""
+    before = next((i for i in range(new[0] - 1, -1, -1) if plan.holds(ordered[i][1])), None)
+    if before is not None:
+        for number, index in enumerate(new):
+            neighbour = ordered[new[number - 1] if number else before][1]
+            plan.insert(*ordered[index], neighbour, behind=True)
+        return
+    behind = next((i for i in range(new[-1] + 1, len(ordered)) if plan.holds(ordered[i][1])), None)
+    if behind is not None:
+        for index in new:
+            plan.insert(*ordered[index], ordered[behind][1], behind=False)
 
 
 def _distance(old: Tensor, new: Tensor) -> float:
@@ -217,6 +236,8 @@ def _distance(old: Tensor, new: Tensor) -> float:
         return float("inf")
     if not old.numel():
         return 0.0
+    if old.is_complex():
+        old, new = torch.view_as_real(old), torch.view_as_real(new)
     old, new = old.double(), new.double()
     difference = torch.where((old == new) | (old.isnan() & new.isnan()), 0.0, (old - new).abs())
     scale = old[old.isfinite()].abs().max().item() if bool(old.isfinite().any()) else 1.0

@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from growkit.errors import SurgeryError, suggestion
-from growkit.structure.dimensions import Symbol, leaves, positions, scales
+from growkit.structure.dimensions import Symbol, Term, expand, leaves
 from growkit.structure.roles import SHARES, Axis, Roles
 from growkit.surgery.edits import Edit, UnitMap
 
@@ -20,46 +21,41 @@ Like = Literal["weight", "gradient", "square", "copy"]
 
 @dataclass(frozen=True, eq=False)
 class AxisMap:
-    """Where the positions of one axis come from.
+    """Of which old positions each new position of an axis is the weighted sum.
 
     Attributes:
-        source: old position of each new one, shape (new length,), int64; -1 for new positions, which are zero.
-        share: scale of each new position for tensors that behave like the weight, shape (new length,), or None.
-        dual: the same for tensors that behave like its gradient: a copy of a unit receives its share of the
-            gradient, a shared weight the whole.
-        share_folds: further old positions that are added, for tensors like the weight; -1 for none.
-        dual_folds: the same for tensors like the gradient.
+        weight: terms for tensors that behave like the weight: outgoing entries are shared out.
+        gradient: terms for tensors that behave like its gradient: a copy of a unit receives its share of the gradient,
+            a shared weight the whole.
     """
 
-    source: Tensor
-    share: Tensor | None
-    dual: Tensor | None
-    share_folds: tuple[Tensor, ...] = ()
-    dual_folds: tuple[Tensor, ...] = ()
+    weight: Sequence[Term]
+    gradient: Sequence[Term]
 
     def apply(self, tensor: Tensor, axis: int, like: Like) -> Tensor:
-        """Return the tensor with this axis at its new length."""
-        result = _gather(tensor, axis, self.source)
+        """Return the tensor with this axis at its new length; positions that come from nowhere are zero."""
         if like == "copy":
-            return result
-        scale, folds = (self.share, self.share_folds) if like == "weight" else (self.dual, self.dual_folds)
-        if scale is not None:
-            if like == "square":
-                scale = scale.square()
-            shape = [-1 if position == axis else 1 for position in range(tensor.dim())]
-            result *= scale.to(device=tensor.device, dtype=tensor.dtype).view(shape)
-        for fold in folds:
-            extra = _gather(tensor, axis, fold)
+            return _gather(tensor, axis, self.weight[0][0])
+        terms = self.weight if like == "weight" else self.gradient
+        if like == "square" and len(terms) > 1:
             # Gradients of merged units add, so their root mean squares do.
-            result = (result.sqrt() + extra.sqrt()).square() if like == "square" else result + extra
+            return self.apply(tensor.sqrt(), axis, "gradient").square()
+        result: Tensor | None = None
+        for source, scale in terms:
+            part = _gather(tensor, axis, source)
+            if bool((scale != 1).any()):
+                shape = [-1 if position == axis else 1 for position in range(tensor.dim())]
+                part *= (scale.square() if like == "square" else scale).to(part).view(shape)
+            result = part if result is None else result + part
+        assert result is not None
         return result
 
 
 def _gather(tensor: Tensor, axis: int, source: Tensor) -> Tensor:
     source = source.to(tensor.device)
-    missing = source < 0
+    missing = (source < 0).nonzero().flatten()
     result = tensor.index_select(axis, source.clamp(min=0))
-    return result.index_fill(axis, missing.nonzero().flatten(), 0) if bool(missing.any()) else result
+    return result.index_fill(axis, missing, 0) if len(missing) else result
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,26 +162,10 @@ def axis_map(axis: Axis, units: Mapping[Symbol, UnitMap], roles: Roles) -> AxisM
     touched = [symbol for symbol in leaves(axis.expr) if symbol in units]
     if not touched:
         return None
-    sources = {symbol: units[symbol].source for symbol in touched}
-    sizes = {symbol: len(units[symbol].source) for symbol in touched}
+    shared = {s: [(units[s].source, units[s].share), *units[s].folds] for s in touched}
+    whole = {s: [(units[s].source, torch.ones_like(units[s].share))] for s in touched}
     sharing = {symbol for symbol in touched if roles.of(axis, symbol) == SHARES}
-
-    def scale(which: set[Symbol]) -> Tensor | None:
-        factors = {symbol: units[symbol].share for symbol in which}
-        scale = scales(axis.expr, factors, sizes)
-        return None if bool((scale == 1).all()) else scale
-
-    def folds(which: set[Symbol]) -> tuple[Tensor, ...]:
-        return tuple(
-            positions(axis.expr, {**sources, symbol: fold}) for symbol in which for fold in units[symbol].folds
-        )
-
-    # New units have share 0; along axes that copy, and in gradients, their entries are zero by `source` anyway.
-    copying = set(touched) - sharing
     return AxisMap(
-        source=positions(axis.expr, sources),
-        share=scale(sharing),
-        dual=scale(copying),
-        share_folds=folds(sharing),
-        dual_folds=folds(copying),
+        weight=expand(axis.expr, {s: (shared if s in sharing else whole)[s] for s in touched}),
+        gradient=expand(axis.expr, {s: (whole if s in sharing else shared)[s] for s in touched}),
     )

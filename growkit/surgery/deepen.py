@@ -33,7 +33,9 @@ class Deepen:
     hidden: int | None = None
 
     def __post_init__(self) -> None:
-        if self.kind not in _LAYERS or self.size < 1 or (self.hidden is not None and self.hidden < 1):
+        sizes = [self.size] if self.hidden is None else [self.size, self.hidden]
+        whole = all(isinstance(size, int) and size >= 1 for size in sizes)
+        if not isinstance(self.after, str) or self.kind not in _LAYERS or not whole:
             raise SurgeryError(
                 f"{self} describes no block",
                 seen=f"kind={self.kind!r}, size={self.size}, hidden={self.hidden}",
@@ -84,10 +86,10 @@ def insert_block(model: nn.Module, edit: Deepen, seed: int) -> tuple[nn.Sequenti
     path, _, key = edit.after.rpartition(".")
     modules = dict(model.named_modules())
     parent, module = modules.get(path), modules.get(edit.after)
-    if not isinstance(parent, nn.Sequential) or module is None:
+    if not isinstance(parent, nn.Sequential) or module is None or module is model:
         raise SurgeryError(
             f"cannot insert a block after {edit.after!r}",
-            seen="no such module" if module is None else f"it stands in a {type(parent).__name__}",
+            seen="no such module" if module is None or module is model else f"it stands in a {type(parent).__name__}",
             expected="a module inside an nn.Sequential",
             advice="name a child of an nn.Sequential as in `model.named_modules()`",
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import operator
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from growkit.errors import SurgeryError, suggestion
 from growkit.structure import Structure, Width
+from growkit.structure.dimensions import Term
 from growkit.surgery.deepen import Deepen
 
 __all__ = ["Deepen", "Edit", "Narrow", "UnitMap", "Widen", "edit_from_dict", "edit_to_dict", "merge"]
@@ -26,12 +28,13 @@ class UnitMap:
         source: old unit of each new unit, shape (new size,), int64; -1 for new units.
         share: what part of the old unit's outgoing weight each new unit carries, shape (new size,), float64; sums
             to 1 over the copies of a unit, 0 for new units.
-        folds: further old units whose outgoing weight a new unit takes over, each of shape (new size,), -1 for none.
+        folds: further old units whose outgoing weight a new unit takes over: pairs of the old unit of each new one,
+            -1 for none, and ones.
     """
 
     source: Tensor
     share: Tensor
-    folds: tuple[Tensor, ...] = ()
+    folds: tuple[Term, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,8 @@ class Widen:
     new: int = 0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "copies", tuple(int(unit) for unit in self.copies))
+        _normalise(self, "copies")
+        object.__setattr__(self, "new", _whole(self, "new", self.new))
         if self.new < 0 or not (self.copies or self.new):
             raise SurgeryError(
                 f"{self} adds nothing",
@@ -115,8 +119,8 @@ class Narrow:
     into: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "remove", tuple(int(unit) for unit in self.remove))
-        object.__setattr__(self, "into", tuple(int(unit) for unit in self.into))
+        _normalise(self, "remove")
+        _normalise(self, "into")
         valid = self.remove and len(set(self.remove)) == len(self.remove)
         if not valid or (self.into and (len(self.into) != len(self.remove) or set(self.into) & set(self.remove))):
             raise SurgeryError(
@@ -147,7 +151,7 @@ class Narrow:
         for removed, keeper in zip(self.remove, self.into, strict=False):
             fold = torch.full((len(kept),), -1, dtype=torch.int64)
             fold[kept.index(keeper)] = removed
-            folds.append(fold)
+            folds.append((fold, torch.ones(len(kept), dtype=torch.float64)))
         return UnitMap(source, torch.ones(len(kept), dtype=torch.float64), tuple(folds))
 
 
@@ -168,8 +172,8 @@ def edit_from_dict(data: Mapping[str, Any]) -> Edit:
     Raises:
         SurgeryError: the kind is unknown or its fields do not fit.
     """
-    kind = data.get("edit")
-    if kind not in _KINDS:
+    kind = data.get("edit") if isinstance(data, Mapping) else None
+    if not isinstance(kind, str) or kind not in _KINDS:
         raise SurgeryError(
             "a journal entry names no edit that growkit knows",
             seen=repr(kind),
@@ -226,6 +230,28 @@ def check_edits(structure: Structure, edits: Sequence[Edit]) -> None:
                 + (", ".join(w.name for w in structure.growable) or "there is none"),
                 advice=f"it is frozen because it {width.frozen}",
             )
+
+
+def _normalise(edit: Widen | Narrow, field: str) -> None:
+    """Turn a sequence of unit numbers of any integer type into a tuple of ints."""
+    units = getattr(edit, field)
+    if isinstance(units, (str, bytes)) or not hasattr(units, "__iter__"):
+        _whole(edit, field, units, "a sequence of unit numbers")
+    object.__setattr__(edit, field, tuple(_whole(edit, field, unit) for unit in units))
+
+
+def _whole(edit: Widen | Narrow, field: str, value: Any, expected: str = "whole numbers") -> int:
+    try:
+        if isinstance(edit.width, str) and expected == "whole numbers":
+            return operator.index(value)
+    except TypeError:
+        pass
+    raise SurgeryError(
+        f"this is no {type(edit).__name__}",
+        seen=f"width={edit.width!r}, {field}={getattr(edit, field)!r}",
+        expected=f"the name of a width, and {expected} for `{field}`",
+        advice="see the docstring of the edit",
+    )
 
 
 def _check_units(edit: Edit, width: Width, units: Sequence[int], what: str) -> None:

@@ -13,7 +13,7 @@ from growkit.errors import SurgeryError
 from growkit.structure import trace_example
 from growkit.structure.trace import Example
 from growkit.surgery.apply import Operation
-from growkit.surgery.edits import Deepen, Edit, edit_from_dict, edit_to_dict
+from growkit.surgery.edits import Edit, edit_from_dict, edit_to_dict
 
 __all__ = ["Entry", "Journal"]
 
@@ -81,7 +81,7 @@ class Journal:
         try:
             data = json.loads(text)
             version = data["growkit_journal"]
-            entries = [(entry["edits"], entry["note"]) for entry in data["entries"]]
+            entries = [(list(entry["edits"]), dict(entry["note"])) for entry in data["entries"]]
         except (ValueError, KeyError, TypeError) as error:
             raise _unreadable(f"{type(error).__name__}: {error}") from error
         if version != _FORMAT:
@@ -98,15 +98,11 @@ class Journal:
         Raises:
             SurgeryError: an edit does not fit the model. The edits before it stay applied.
 
-        Cost: one trace for each insertion of a block plus one, and the copies that the edits need.
+        Cost: a trace and two forward passes for each entry, and the copies that the edits need.
         """
-        operation: Operation | None = None
         for entry in self.entries:
-            if operation is None:
-                operation = Operation(trace_example(model, example), example, exact=False)
-            operation.perform(entry.edits)
-            if any(isinstance(edit, Deepen) for edit in entry.edits):
-                operation = None
+            # Traced anew each time: a size of 1 may mean something else than the size before.
+            Operation(trace_example(model, example), example, exact=False).perform(entry.edits)
 
 
 def _unreadable(seen: str) -> SurgeryError:

@@ -19,11 +19,17 @@ CarryState = Callable[[Optimizer, ParamChange, Mapping[str, Any]], "Mapping[str,
 _LIKE: dict[str, Like] = {
     "momentum_buffer": "gradient",
     "exp_avg": "gradient",
+    "exp_inf": "gradient",
     "grad_avg": "gradient",
+    "prev": "gradient",
     "exp_avg_sq": "square",
     "max_exp_avg_sq": "square",
     "square_avg": "square",
+    "sum": "square",
+    "ax": "weight",
 }
+# RMSprop keeps a momentum of normalised steps, not of gradients.
+_LIKE_OF: dict[tuple[str, str], Like] = {("RMSprop", "momentum_buffer"): "copy"}
 
 
 class OptimizerPlan:
@@ -47,16 +53,25 @@ class OptimizerPlan:
         self._optimizer = optimizer
         held = {id(p) for group in optimizer.param_groups for p in group["params"]}
         self._changes = {id(change.old): change for change in changes if id(change.old) in held}
-        self._old_groups = [list(group["params"]) for group in optimizer.param_groups]
+        self._old_groups = [
+            {key: list(group[key]) for key in ("params", "param_names") if key in group}
+            for group in optimizer.param_groups
+        ]
         self._old_state = {
             change.old: optimizer.state[change.old]
             for change in self._changes.values()
             if change.old in optimizer.state
         }
+        if self._changes:
+            self._refuse_joint_state(carry_state)
         self._new_state = {
             self._changes[id(old)].new: self._carry(self._changes[id(old)], state, carry_state)
             for old, state in self._old_state.items()
         }
+
+    def holds(self, parameter: Tensor) -> bool:
+        """Say whether the optimizer updates a parameter."""
+        return any(present is parameter for group in self._optimizer.param_groups for present in group["params"])
 
     def commit(self) -> None:
         """Put the new parameters in the old places, with their state."""
@@ -68,22 +83,32 @@ class OptimizerPlan:
             del self._optimizer.state[old]
         self._optimizer.state.update(self._new_state)
 
-    def insert(self, parameter: nn.Parameter, after: Tensor) -> bool:
-        """Let a wholly new parameter join the group of its neighbour, behind it; False if the neighbour is not here."""
+    def insert(self, name: str, parameter: nn.Parameter, neighbour: Tensor, *, behind: bool) -> None:
+        """Let a wholly new parameter join the group of its neighbour, just behind or just before it."""
         for group in self._optimizer.param_groups:
             for index, present in enumerate(group["params"]):
-                if present is after:
-                    group["params"].insert(index + 1, parameter)
-                    return True
-        return False
+                if present is neighbour:
+                    group["params"].insert(index + behind, parameter)
+                    if "param_names" in group:
+                        group["param_names"].insert(index + behind, name)
+                    return
 
     def roll_back(self) -> None:
         """Put everything back as it was."""
-        for group, parameters in zip(self._optimizer.param_groups, self._old_groups, strict=True):
-            group["params"][:] = parameters
+        for group, old in zip(self._optimizer.param_groups, self._old_groups, strict=True):
+            for key, values in old.items():
+                group[key][:] = values
         for new in self._new_state:
             self._optimizer.state.pop(new, None)
         self._optimizer.state.update(self._old_state)
+
+    def _refuse_joint_state(self, carry_state: CarryState | None) -> None:
+        """Refuse optimizers that keep a history of all parameters together under one of them, as LBFGS does."""
+        for parameter, state in self._optimizer.state.items():
+            for key, value in state.items():
+                if isinstance(value, (list, dict)) and parameter not in self._old_state and carry_state is None:
+                    change = next(iter(self._changes.values()))
+                    raise self._refusal(change, key, f"a {type(value).__name__} that is kept with another parameter")
 
     def _carry(self, change: ParamChange, state: Mapping[str, Any], carry_state: CarryState | None) -> dict[str, Any]:
         if carry_state is not None and (answer := carry_state(self._optimizer, change, state)) is not None:
@@ -95,13 +120,17 @@ class OptimizerPlan:
             return value
         if isinstance(value, Tensor):
             if value.shape == change.old.shape:
-                return change.carry(value, like=_LIKE.get(key, "copy"))
+                like = _LIKE_OF.get((type(self._optimizer).__name__, key), _LIKE.get(key, "copy"))
+                return change.carry(value, like=like)
             if value.dim() == 0:
                 return value
-        seen = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
-        raise SurgeryError(
+        kind = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+        raise self._refusal(change, key, kind)
+
+    def _refusal(self, change: ParamChange, key: str, kind: str) -> SurgeryError:
+        return SurgeryError(
             f"{type(self._optimizer).__name__} keeps state for {change.name!r} that growkit cannot carry",
-            seen=f"{key!r} is {seen}",
+            seen=f"{key!r} is {kind}",
             expected=f"scalars and tensors of the parameter's shape {tuple(change.old.shape)}",
             advice="answer the hook growkit_carry_optimizer_state in a plugin, or use another optimizer",
         )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
@@ -18,29 +16,29 @@ class Sites:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self._places: dict[int, list[tuple[dict[str, Any], str]]] = {}
+        self._places: dict[int, list[tuple[nn.Module, str]]] = {}
         for module in model.modules():
-            tables: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
-            for table in tables:
-                for key, tensor in table.items():
-                    if tensor is not None:
-                        self._places.setdefault(id(tensor), []).append((table, key))
+            for key, tensor in (*module._parameters.items(), *module._buffers.items()):
+                if tensor is not None:
+                    self._places.setdefault(id(tensor), []).append((module, key))
 
     def exchange(self, old: Tensor, new: Tensor) -> None:
         """Put `new` wherever `old` stands."""
         places = self._places.pop(id(old))
-        for table, key in places:
-            table[key] = new
+        for module, key in places:
+            setattr(module, key, new)  # recurrent layers keep a list of their weights, and follow assignments
         self._places[id(new)] = places
 
 
 def successor(old: Tensor, value: Tensor) -> Tensor:
-    """Return a parameter or buffer like `old` with another value: same kind, memory format, attributes and hooks."""
-    if value.dim() == 4 and old.is_contiguous(memory_format=torch.channels_last) and not old.is_contiguous():
-        value = value.contiguous(memory_format=torch.channels_last)
+    """Return a parameter or buffer like `old` with another value: same class, memory format, attributes and hooks."""
+    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+    memory_format = formats.get(value.dim())
+    if memory_format and not old.is_contiguous() and old.is_contiguous(memory_format=memory_format):
+        value = value.contiguous(memory_format=memory_format)
     new = value
     if isinstance(old, nn.Parameter):
-        new = nn.Parameter(value, requires_grad=old.requires_grad)
+        new = torch.Tensor._make_subclass(type(old), value, old.requires_grad)
         new._backward_hooks = old._backward_hooks
         new._post_accumulate_grad_hooks = old._post_accumulate_grad_hooks  # type: ignore[attr-defined]
     new.__dict__.update(old.__dict__)

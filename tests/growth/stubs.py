@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
 from typing import Any
 
 from torch import Tensor, nn
@@ -111,7 +112,7 @@ def event(
 def mlp(*sizes: int, activation: Callable[[], nn.Module] = nn.Tanh) -> nn.Sequential:
     """Linear layers with an activation between each two; layer i is module 2 i. Double precision."""
     layers: list[nn.Module] = []
-    for before, after in zip(sizes, sizes[1:], strict=False):
+    for before, after in pairwise(sizes):
         layers += [nn.Linear(before, after), activation()]
     return nn.Sequential(*layers[:-1]).double()
 
@@ -126,6 +127,17 @@ def take_steps(model: nn.Module, optimizer: Optimizer, batch: Tensor, count: int
         optimizer.step()
         losses.append(loss.item())
     return losses
+
+
+def works(action: Callable[[], Any]) -> bool:
+    """Whether an action works; if not, growkit must refuse it with a complete message."""
+    try:
+        action()
+    except growkit.GrowkitError as error:
+        if not has_four_parts(error):
+            raise
+        return False
+    return True
 
 
 def has_four_parts(error: BaseException) -> bool:

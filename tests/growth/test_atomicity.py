@@ -80,14 +80,18 @@ FAILURES = [
     proposing("negative index", widen("0", -1), r"units from 0 to 1"),
     proposing("frozen width", widen("4", 0), r"frozen.*the model's output"),
     proposing("narrow to nothing", growkit.Candidate(growkit.Narrow("0", remove=[0, 1])), r"leave no unit"),
-    proposing("removal of a unit in use", growkit.Candidate(growkit.Narrow("0", remove=[0])), r"changes what the model"),
+    proposing(
+        "removal of a unit in use", growkit.Candidate(growkit.Narrow("0", remove=[0])), r"changes what the model"
+    ),
     proposing("nowhere to insert", growkit.Candidate(growkit.Deepen("9", "linear", 2)), r"no such module"),
     proposing("block of a wrong size", growkit.Candidate(growkit.Deepen("0", "linear", 5)), r"does not run"),
     proposing("offsets of a wrong length", widen("0", 1, bias__0=torch.zeros(3)), r"shape \(3,\).*of shape \(2,\)"),
     proposing("offsets without an axis", widen("0", 1, weight__0=torch.zeros(2)), r"shape \(2,\).*\(2, 3\)"),
     proposing("offsets with NaN", widen("0", 1, bias__0=column(0, math.nan)), r"NaN or infinite"),
     proposing("infinite offsets", widen("0", 1, bias__0=column(0, -math.inf)), r"NaN or infinite"),
-    proposing("offsets of outgoing weights", widen("0", 1, weight__2=torch.zeros(2, 2)), r"'2.weight', which holds none"),
+    proposing(
+        "offsets of outgoing weights", widen("0", 1, weight__2=torch.zeros(2, 2)), r"'2.weight', which holds none"
+    ),
     proposing("offsets of nothing", widen("0", 1, scale__0=torch.zeros(2)), r"'0.scale', which holds none"),
     proposing(
         "offsets of a removal",
@@ -95,7 +99,10 @@ FAILURES = [
         r"holds none of the units",
     ),
     Failure(
-        *("widened and narrowed", (Proposes(widen("0", 0), growkit.Candidate(growkit.Narrow("0", [1])), name="culprit"),)),
+        *(
+            "widened and narrowed",
+            (Proposes(widen("0", 0), growkit.Candidate(growkit.Narrow("0", [1])), name="culprit"),),
+        ),
         says=r"cannot be made at once",
     ),
     proposing("hidden size", widen("net.2", 0), r"moved by", model=HalfHidden),
@@ -133,7 +140,10 @@ FAILURES = [
         says=r"no width 'elsewhere'",
     ),
     Failure(
-        *("selection of wrong offsets", (Proposes(GOOD), Selects(lambda *_: [widen("0", 0, bias__0=column(1))], "culprit"))),
+        *(
+            "selection of wrong offsets",
+            (Proposes(GOOD), Selects(lambda *_: [widen("0", 0, bias__0=column(1))], "culprit")),
+        ),
         says=r"shape \(1,\).*of shape \(2,\)",
     ),
     Failure(
@@ -172,7 +182,12 @@ def test_a_failing_event_changes_nothing_and_names_the_plugin(failure, unchanged
 
 def test_only_the_plugin_whose_candidate_fails_is_blamed():
     with pytest.raises(growkit.SurgeryError, match="culprit") as caught:
-        event(mlp(3, 2, 2, 1), Proposes(widen("2", 0), name="bystander"), Proposes(widen("0", 5), name="culprit"), example=(X,))
+        event(
+            mlp(3, 2, 2, 1),
+            Proposes(widen("2", 0), name="bystander"),
+            Proposes(widen("0", 5), name="culprit"),
+            example=(X,),
+        )
     assert "bystander" not in str(caught.value)
 
 
@@ -191,7 +206,7 @@ def test_an_optimizer_that_nobody_can_carry_refuses_the_event(unchanged):
     model = mlp(3, 2, 1)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     optimizer.state[model[0].weight] = {"sketch": torch.zeros(5)}
-    with unchanged(model, optimizer), pytest.raises(growkit.SurgeryError, match="(?s)'sketch'.*shape") as caught:
+    with unchanged(model, optimizer), pytest.raises(growkit.SurgeryError, match=r"(?s)'sketch'.*shape") as caught:
         event(model, Proposes(GOOD), example=(X,), optimizers=[optimizer])
     assert has_four_parts(caught.value)
 
@@ -205,7 +220,7 @@ def test_a_carrier_that_raises_changes_nothing(unchanged):
     model = mlp(3, 2, 1)
     optimizer = torch.optim.Adam(model.parameters())
     take_steps(model, optimizer, X)
-    with unchanged(model, optimizer), pytest.raises(growkit.PluginError, match="(?s)'Carries'.*LookupError: lost"):
+    with unchanged(model, optimizer), pytest.raises(growkit.PluginError, match=r"(?s)'Carries'.*LookupError: lost"):
         event(model, Proposes(GOOD), Carries(), example=(X,), optimizers=[optimizer])
 
 

@@ -113,7 +113,12 @@ def fit(module: Net, *callbacks: pl.Callback, seed: int = 2, ckpt_path: Any = No
     loader = options.pop("loader", None)
     seed_all(seed)
     run = trainer(*callbacks, **options)
-    run.fit(module, batches() if loader is None else loader, batches(False) if isinstance(module, Validated) else None, ckpt_path=ckpt_path)
+    run.fit(
+        module,
+        batches() if loader is None else loader,
+        batches(False) if isinstance(module, Validated) else None,
+        ckpt_path=ckpt_path,
+    )
     return run
 
 

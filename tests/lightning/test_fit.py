@@ -6,12 +6,11 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from fits import Validated, batches, fit, growing, make, plain, trainer
-from growkit_plugins.baselines import Net2Net, RandomUnits
-from growkit_plugins.splitting import Splitting
-from growth.stubs import Asks, Follows, Proposes, has_four_parts, widen
+from growth.stubs import Asks, Follows, Proposes, has_four_parts, widen, works
 
 import growkit
-
+from growkit_plugins.baselines import Net2Net, RandomUnits
+from growkit_plugins.splitting import Splitting
 
 PLUGINS = [Net2Net(0.5), Net2Net(0.5, noise=0.1), RandomUnits(0.5), Splitting(0.5)]
 
@@ -156,16 +155,23 @@ def test_growth_waits_for_a_plateau_of_a_validation_metric():
 def test_the_sanity_check_is_no_validation():
     growth = growing(Proposes(widen("first", 0)), when=growkit.on_plateau("score", patience=1, mode="max"))
     run = pl.Trainer(
-        *(), accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
-        enable_checkpointing=False, max_epochs=3, callbacks=[growth], num_sanity_val_steps=2,
-    )  # fmt: skip
+        *(),
+        accelerator="cpu",
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+        max_epochs=3,
+        callbacks=[growth],
+        num_sanity_val_steps=2,
+    )
     run.fit(make(Falls), batches(), batches(False))
     assert len(growth.journal) == 0
 
 
 def test_a_plateau_of_a_metric_that_nobody_logs_is_an_error():
     growth = growing(when=growkit.on_plateau("val_los"))
-    with pytest.raises(growkit.GrowkitError, match="(?s)'val_los'.*did you mean 'val_loss'") as caught:
+    with pytest.raises(growkit.GrowkitError, match=r"(?s)'val_los'.*did you mean 'val_loss'") as caught:
         fit(make(Validated), growth)
     assert has_four_parts(caught.value)
 
@@ -242,13 +248,9 @@ def test_one_callback_serves_two_fits_of_different_modules():
     growth = growing(Proposes(widen("first", 0)))
     fit(make(), growth, epochs=2)
     second, fresh = make(), make()
-    try:
-        fit(second, growth, epochs=2)
-    except growkit.GrowkitError as refused:
-        assert has_four_parts(refused)
-        return
-    growth.journal.replay(fresh, example=(torch.zeros(2, 6),))
-    fresh.load_state_dict(second.state_dict())
+    if works(lambda: fit(second, growth, epochs=2)):
+        growth.journal.replay(fresh, example=(torch.zeros(2, 6),))
+        fresh.load_state_dict(second.state_dict())
 
 
 @pytest.mark.parametrize("options", [{"devices": 2, "strategy": "ddp"}, {"num_nodes": 2, "strategy": "ddp"}])

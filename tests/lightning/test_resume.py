@@ -10,14 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from fits import OPTIMIZERS, Net, Validated, batches, differences, fit, growing, make, outcome, samples
-from growkit_plugins.baselines import Net2Net, RandomUnits
-from growkit_plugins.splitting import Splitting
+from fits import OPTIMIZERS, Net, Validated, differences, fit, growing, make, outcome, samples
 from growth.stubs import Asks, Proposes, widen
 from pytorch_lightning.callbacks import ModelCheckpoint
+from torch import nn
 from torch.utils.data import DataLoader
 
 import growkit
+from growkit_plugins.baselines import Net2Net, RandomUnits
+from growkit_plugins.splitting import Splitting
 
 # A resumed run saves into the folder of the interrupted one, which Lightning points out.
 pytestmark = pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")
@@ -116,6 +117,42 @@ def test_a_killed_run_goes_on_from_its_last_file(checkpoint, tmp_path):
     assert differences(runs.whole(), runs.killed()) == []
 
 
+class Images(Net):
+    """Convolutions that start as narrow as can be, and a flatten."""
+
+    def __init__(self):
+        super().__init__("adam")
+        self.body = nn.Sequential(
+            *(nn.Conv2d(1, 1, 2, padding=1), nn.BatchNorm2d(1), nn.ReLU(), nn.Conv2d(1, 6, 2), nn.GELU()),
+            *(nn.Flatten(), nn.Linear(36, 6), nn.ReLU(), nn.Dropout(0.1), nn.Linear(6, 3)),
+        )
+
+    def forward(self, x):
+        return self.body(x.view(-1, 1, 2, 3))
+
+
+class Residual(Net):
+    """A stream that several layers write to and read from, also behind a concatenation."""
+
+    def __init__(self):
+        super().__init__("adamw")
+        self.enter, self.inner, self.outer, self.leave = map(nn.Linear, (6, 4, 4, 8), (4, 4, 4, 3))
+
+    def forward(self, x):
+        stream = self.enter(x)
+        stream = stream + self.outer(self.inner(stream).relu())
+        return self.leave(torch.cat([stream, self.inner(stream).relu()], 1))
+
+
+@pytest.mark.parametrize("kind", [Images, Residual])
+@pytest.mark.parametrize("method", ["copies", "new units"])
+def test_other_structures(kind, method, tmp_path):
+    runs = Runs(tmp_path, lambda: make(kind), lambda: growing(METHODS[method]()))
+    whole = runs.whole()
+    assert grows_before_and_after(whole)
+    assert differences(whole, runs.stopped()) == []
+
+
 def test_interrupted_twice(tmp_path):
     runs = Runs(tmp_path, lambda: make(optimizer="adamw"), lambda: growing(Net2Net(0.3, noise=0.1)), "last")
     whole = runs.whole()
@@ -140,7 +177,12 @@ def test_a_plateau_under_way_is_remembered(tmp_path):
 
 def test_accumulated_gradients(tmp_path):
     runs = Runs(
-        *(tmp_path, lambda: make(optimizer="adam"), lambda: growing(Splitting(0.3), when=growkit.every(steps=2)), "last"),
+        *(
+            tmp_path,
+            lambda: make(optimizer="adam"),
+            lambda: growing(Splitting(0.3), when=growkit.every(steps=2)),
+            "last",
+        ),
         accumulate_grad_batches=lambda: 3,
     )
     whole = runs.whole()
@@ -162,7 +204,9 @@ def test_every_generator_goes_on_where_it_was(tmp_path):
     assert differences(runs.whole(), runs.stopped()) == []
 
 
-@pytest.mark.parametrize(("kind", "interval"), [("step", "epoch"), ("step", "step"), ("cosine", "epoch"), ("one cycle", "step")])
+@pytest.mark.parametrize(
+    ("kind", "interval"), [("step", "epoch"), ("step", "step"), ("cosine", "epoch"), ("one cycle", "step")]
+)
 @pytest.mark.parametrize("checkpoint", ["default", "last"])
 def test_learning_rates(kind, interval, checkpoint, tmp_path):
     schedulers = {
@@ -248,7 +292,7 @@ def test_blocks_are_there_again_with_their_optimizer_state(tmp_path):
     class Deep(Net):
         def __init__(self):
             super().__init__("adam")
-            self.body = torch.nn.Sequential(torch.nn.Linear(6, 4), torch.nn.Tanh(), torch.nn.Linear(4, 4), torch.nn.Tanh())
+            self.body = nn.Sequential(nn.Linear(6, 4), nn.Tanh(), nn.Linear(4, 4), nn.Tanh())
 
         def forward(self, x):
             return self.last(self.dropout(self.body(x)))
@@ -269,7 +313,7 @@ def test_groups_of_the_optimizer_keep_their_parameters(deep, tmp_path):
     class Grouped(Net):
         def __init__(self):
             super().__init__()
-            self.body = torch.nn.Sequential(torch.nn.Linear(6, 4), torch.nn.Tanh(), torch.nn.Linear(4, 4), torch.nn.Tanh())
+            self.body = nn.Sequential(nn.Linear(6, 4), nn.Tanh(), nn.Linear(4, 4), nn.Tanh())
 
         def forward(self, x):
             return self.last(self.body(x))
@@ -288,17 +332,14 @@ def test_groups_of_the_optimizer_keep_their_parameters(deep, tmp_path):
 
 
 def test_the_interrupted_fit_may_go_on_in_the_same_process_with_the_same_callback(tmp_path):
-    class Stop(Exception):
-        pass
-
     class Fails(Net):
         def on_train_epoch_start(self):
             if self.current_epoch == STOP:
-                raise Stop
+                raise InterruptedError
 
     runs = Runs(tmp_path, lambda: make(optimizer="adam"), lambda: growing(Splitting(0.3)), "last")
     whole, growth = runs.whole(), growing(Splitting(0.3))
-    with pytest.raises(Stop):
+    with pytest.raises(InterruptedError):
         fit(make(Fails, optimizer="adam"), growth, ModelCheckpoint(tmp_path / "parts", save_last=True), epochs=EPOCHS)
     module = make(optimizer="adam")
     saver = ModelCheckpoint(tmp_path / "parts", save_last=True)
@@ -308,20 +349,18 @@ def test_the_interrupted_fit_may_go_on_in_the_same_process_with_the_same_callbac
 
 def test_the_checkpoint_of_an_exception_after_growth_does_not_grow_twice(tmp_path):
     """Growth comes before the step: a checkpoint that is saved in between must not lead to the same event again."""
-    class Stop(Exception):
-        pass
 
     class Fails(Net):
         def training_step(self, batch, batch_idx):
             if self.trainer.global_step == 8 and not failed:
                 failed.append(True)
-                raise Stop
+                raise InterruptedError
             return super().training_step(batch, batch_idx)
 
     failed: list[bool] = []
     saver = ModelCheckpoint(tmp_path, save_on_exception=True, filename="saved", save_top_k=0)
     growth = growing(Proposes(widen("first", 0)))
-    with pytest.raises(Stop):
+    with pytest.raises(InterruptedError):
         fit(make(Fails), growth, saver)
     (path,) = tmp_path.glob("*.ckpt")
     module, resumed = make(Fails), growing(Proposes(widen("first", 0)))

@@ -6,11 +6,11 @@ from collections import Counter
 
 import pytest
 import torch
-from growkit_plugins.baselines import Net2Net, RandomUnits
 from growth.stubs import Proposes, Selects, event, mlp
 from torch import nn
 
 import growkit
+from growkit_plugins.baselines import Net2Net, RandomUnits
 
 X = torch.linspace(-1, 1, 48, dtype=torch.float64).reshape(8, 6)
 EVERYTHING = Selects(lambda candidates, budget, context: candidates)
@@ -18,7 +18,14 @@ EVERYTHING = Selects(lambda candidates, budget, context: candidates)
 
 def convnet() -> nn.Sequential:
     model = nn.Sequential(
-        *(nn.Conv2d(1, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 6, 3), nn.BatchNorm2d(6), nn.ReLU()),
+        *(
+            nn.Conv2d(1, 4, 3, bias=False),
+            nn.BatchNorm2d(4),
+            nn.ReLU(),
+            nn.Conv2d(4, 6, 3),
+            nn.BatchNorm2d(6),
+            nn.ReLU(),
+        ),
         *(nn.Flatten(), nn.Linear(6 * 4, 5), nn.ReLU(), nn.Linear(5, 2)),
     ).double()
     for module in model:
@@ -46,7 +53,11 @@ def test_growth_is_exact_and_takes_the_same_share_of_every_width(plugin, fractio
     torch.testing.assert_close(model(IMAGES), before, rtol=0, atol=1e-10)
     position = 0 if plugin is Net2Net else 1
     counts = {width: pair[position] for width, pair in units(happened).items()}
-    assert counts == {"0": max(1, round(4 * fraction)), "3": max(1, round(6 * fraction)), "7": max(1, round(5 * fraction))}
+    assert counts == {
+        "0": max(1, round(4 * fraction)),
+        "3": max(1, round(6 * fraction)),
+        "7": max(1, round(5 * fraction)),
+    }
     assert {pair[1 - position] for pair in units(happened).values()} == {0}
 
 
@@ -62,7 +73,13 @@ def test_other_seeds_copy_other_units():
     structure, drawn = growkit.trace(mlp(6, 8, 8, 2), X), set()
     for seed in range(8):
         context = growkit.Context(
-            structure, growkit.Journal(), step=0, epoch=0, seed=seed, loss=lambda model, batch: batch, batches=lambda n: []
+            structure,
+            growkit.Journal(),
+            step=0,
+            epoch=0,
+            seed=seed,
+            loss=lambda model, batch: batch,
+            batches=lambda n: [],
         )
         drawn.add(tuple((c.edit.width, c.edit.copies) for c in Net2Net(0.25).growkit_propose(context)))
     assert len(drawn) == 8
@@ -145,7 +162,13 @@ def test_a_budget_that_ends_early_favours_no_width(plugin):
     room = growkit.Budget(parameters=structure.parameters() + 5 * 13)
     for seed in range(12):
         context = growkit.Context(
-            structure, growkit.Journal(), step=0, epoch=0, seed=seed, loss=lambda model, batch: batch, batches=lambda n: []
+            structure,
+            growkit.Journal(),
+            step=0,
+            epoch=0,
+            seed=seed,
+            loss=lambda model, batch: batch,
+            batches=lambda n: [],
         )
         happened = event(mlp(6, 6, 6, 6), Proposes(*plugin.growkit_propose(context)), example=(X,), budget=room)
         reached.update({width: sum(pair) for width, pair in units(happened).items()})

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from growkit_plugins.splitting import smallest_eigenpairs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+
+from growkit_plugins.splitting import smallest_eigenpairs
 
 
 def with_spectrum(*spectra: list[float], dtype: torch.dtype = torch.float64) -> Tensor:
@@ -95,7 +96,12 @@ def test_far_from_full_rank(rank):
 def test_a_matrix_alone_gives_what_it_gives_among_others():
     """Easy and hard ones, small and large ones, together."""
     matrices = with_spectrum(
-        *([-1.0, *[0.0] * 29], torch.linspace(-1, 1, 30).tolist(), [0.0] * 30, (1e9 * torch.linspace(-1, 3, 30)).tolist())
+        *(
+            [-1.0, *[0.0] * 29],
+            torch.linspace(-1, 1, 30).tolist(),
+            [0.0] * 30,
+            (1e9 * torch.linspace(-1, 3, 30)).tolist(),
+        )
     )
     start = torch.randn(4, 30).double()
     values, vectors, _ = solve(matrices, 1e-3, start)

@@ -8,13 +8,13 @@ from importlib.metadata import version
 from types import SimpleNamespace
 from typing import Any
 
-import growkit_plugins.splitting
-import growkit_recipes
 import pytest
 import torch
 from growth.stubs import Proposes, Selects, has_four_parts
 
 import growkit
+import growkit_plugins.splitting
+import growkit_recipes
 from growkit.plugins import Plugins
 
 
@@ -100,7 +100,10 @@ class Bare(growkit.Plugin):
 @pytest.mark.parametrize(
     ("plugin", "says"),
     [
-        (Misspelt(), r"'Misspelt' \(this program\).*does not exist.*growkit_proposes.*did you mean 'growkit_propose'\?"),
+        (
+            Misspelt(),
+            r"'Misspelt' \(this program\).*does not exist.*growkit_proposes.*did you mean 'growkit_propose'\?",
+        ),
         (Elsewhere(), r"'Elsewhere'.*does not exist.*growkit_quantum_flux_capacitor.*growkit_propose.*rename"),
         (Undecorated(), r"'Undecorated'.*growkit_propose.*@growkit\.hookimpl"),
         (HalfDecorated(), r"'HalfDecorated'.*growkit_grown.*@growkit\.hookimpl"),
@@ -147,7 +150,8 @@ def test_an_installed_plugin_given_again_by_hand_is_refused(nothing_installed):
 
 
 @pytest.mark.parametrize(
-    "error", [ModuleNotFoundError("No module named 'gone'"), AttributeError("no such"), SyntaxError("bad"), OSError("io")]
+    "error",
+    [ModuleNotFoundError("No module named 'gone'"), AttributeError("no such"), SyntaxError("bad"), OSError("io")],
 )
 def test_an_installed_plugin_that_cannot_be_imported(error, nothing_installed):
     nothing_installed(Entry("broken", error=error))

@@ -15,14 +15,13 @@ from growkit.structure.dimensions import (
     Symbol,
     concat,
     evaluate,
+    expand,
     freeze,
     leaves,
-    positions,
     product,
     require_copies,
     require_uniform,
     resolve,
-    scales,
     split,
     squared,
     unify,
@@ -208,6 +207,36 @@ def test_only_symbols_can_be_split_and_their_demands_are_handed_on(join):
 # ------------------------------------------------------------------ positions
 
 
+def positions(expr, sources):
+    """Where each new position comes from, when every new unit comes from one old unit or from none."""
+    whole = {symbol: [(source, torch.ones(len(source), dtype=torch.float64))] for symbol, source in sources.items()}
+    ((source, _),) = expand(expr, whole)
+    return source
+
+
+def scales(expr, factors):
+    """The weight of each new position, when the units of some symbols have weights."""
+    ((_, scale),) = expand(expr, {symbol: [(torch.arange(len(f)), f)] for symbol, f in factors.items()})
+    return scale
+
+
+def test_a_position_sums_over_the_terms_of_its_units():
+    a, b = Symbol(3), Symbol(2)
+    terms = {a: [(ints(0, 1), torch.ones(2).double()), (ints(2, -1), torch.ones(2).double())]}
+    (first, one), (second, other) = expand(concat([a, b]), terms)
+    assert first.tolist() == [0, 1, 3, 4] and one.tolist() == [1, 1, 1, 1]
+    assert second.tolist() == [2, -1, -1, -1] and other[0] == 1, "the other part is not added twice"
+    assert [source.tolist() for source, _ in expand(product([a, b]), terms)] == [[0, 1, 2, 3], [4, 5, -1, -1]]
+
+
+def test_terms_of_two_factors_give_every_combination():
+    a, b = Symbol(2), Symbol(2)
+    fold = [(ints(0), torch.tensor([1.0]).double()), (ints(1), torch.tensor([0.5]).double())]
+    found = [(source.item(), weight.item()) for source, weight in expand(product([a, b]), {a: fold, b: fold})]
+    assert found == [(0, 1.0), (1, 0.5), (2, 0.5), (3, 0.25)]
+
+
+
 def test_positions_of_a_product_are_row_major():
     outer, inner = Symbol(2), Symbol(3)
     assert positions(product([outer, inner]), {outer: ints(0, 1, 0)}).tolist() == [0, 1, 2, 3, 4, 5, 0, 1, 2]
@@ -237,10 +266,10 @@ def test_two_symbols_change_at_once():
 def test_scales_multiply_across_factors_and_stand_alone_across_parts():
     a, b = Symbol(2), Symbol(2)
     half = {a: torch.tensor([0.5, 1.0, 0.5], dtype=torch.float64)}
-    assert scales(product([a, b]), half, {a: 3}).tolist() == [0.5, 0.5, 1, 1, 0.5, 0.5]
-    assert scales(concat([b, a]), half, {a: 3}).tolist() == [1, 1, 0.5, 1, 0.5]
+    assert scales(product([a, b]), half).tolist() == [0.5, 0.5, 1, 1, 0.5, 0.5]
+    assert scales(concat([b, a]), half).tolist() == [1, 1, 0.5, 1, 0.5]
     third = {**half, b: torch.tensor([3.0, 1.0], dtype=torch.float64)}
-    assert scales(product([a, b]), third, {a: 3, b: 2}).tolist() == [1.5, 0.5, 3, 1, 1.5, 0.5]
+    assert scales(product([a, b]), third).tolist() == [1.5, 0.5, 3, 1, 1.5, 0.5]
 
 
 def test_unit_positions_name_every_place_of_a_unit():

@@ -69,10 +69,10 @@ def train(model: nn.Module, optimizer: optim.Optimizer, steps: int, *schedulers:
 
 
 def standing_still(optimizer: optim.Optimizer) -> optim.Optimizer:
-    """Without a learning rate the state gathers gradients of one model; eps and decay are out of the way."""
+    """Without a learning rate the state gathers gradients of one model; eps, decay and least steps are away too."""
+    still = {"lr": 0.0, "eps": 1e-14, "weight_decay": 0.0, "step_sizes": (0.0, 50.0)}
     for group in optimizer.param_groups:
-        group["lr"] = 0.0
-        group.update({key: value for key, value in {"eps": 1e-14, "weight_decay": 0.0}.items() if key in group})
+        group.update({key: value for key, value in still.items() if key in group})
     return optimizer
 
 

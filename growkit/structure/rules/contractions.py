@@ -87,6 +87,9 @@ def convolution(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[s
         channels, work = outer, (x_axes[1], outer)
     else:
         channels, work = _grouped(tracer, x_axes[1], weight_axes, transposed, groups)
+        tracer.mirror(weight, "groups", work[0])
+    tracer.mirror(weight, "in_channels", x_axes[1])
+    tracer.mirror(weight, "out_channels", channels)
     tracer.count(func, args, out, x_axes[0], *work)
     if bias is not None:
         tracer.same(channels, tracer[bias][0])
@@ -130,7 +133,6 @@ def _grouped(
     tracer.constrain("opposite", x_inner, inner)
     tracer.constrain("same", w_outer, outer)
     tracer.constrain("same", outer, out)
-    tracer.mirror("groups", group)
     return out, (group, inner, outer)
 
 

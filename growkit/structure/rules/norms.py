@@ -33,6 +33,7 @@ def batch_norm(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[st
         tracer.unify(channel, tracer[tensor][0])
     _whole(tracer, [channel, *(tracer[tensor][0] for tensor in statistics)])
     result = _affine(tracer, [channel], weight, bias)
+    tracer.mirror(next((t for t in (weight, *statistics) if t is not None), None), "num_features", channel)
     _set(tracer, out, [tracer[x][0], *result, *tracer[x][2:]])
 
 
@@ -57,6 +58,7 @@ def _normalise_last(
     for axis in last:
         require_uniform(axis.expr, f"{tracer.where} averages over the units")
     _whole(tracer, last)
+    tracer.mirror(weight, "normalized_shape", *last, several=True)
     _set(tracer, out, [*kept, *_affine(tracer, last, weight, bias)])
 
 
@@ -70,7 +72,8 @@ def group_norm(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[st
     tracer.unify(axis, Axis(product((group, member))))
     require_uniform(member, f"{tracer.where} averages over the units of a group")
     _whole(tracer, [axis])
-    tracer.mirror("num_groups", Axis(group))
+    tracer.mirror(weight, "num_groups", Axis(group))
+    tracer.mirror(weight, "num_channels", axis)
     _set(tracer, out, [tracer[x][0], *_affine(tracer, [axis], weight, bias), *tracer[x][2:]])
 
 

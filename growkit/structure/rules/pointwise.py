@@ -23,14 +23,13 @@ _LINEAR = {
     aten.clone,
     aten.detach,
     aten.neg,
-    aten._to_copy,
     aten.positive,
     aten.lift_fresh,
     aten.lift_fresh_copy,
 }
-_SUMS = {aten.add, aten.add_, aten.sub, aten.sub_}
-_PRODUCTS = {aten.mul, aten.mul_}
-_QUOTIENTS = {aten.div, aten.div_}
+_SUMS = {aten.add, aten.sub}
+# Pointwise, but not tagged so.
+_UNTAGGED = {aten._prelu_kernel, aten.hardswish, aten.hardswish_, aten.log_sigmoid_forward}
 
 
 @rule(*_LINEAR)
@@ -39,41 +38,72 @@ def linear(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, A
     tracer[out] = tracer[args[0]]
 
 
+@rule(aten._to_copy)
+def to_copy(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+    """Pass every axis through; only floating point numbers can be shared out."""
+    if not out.is_floating_point():
+        for axis in tracer[args[0]]:
+            tracer.constrain("copies", axis)
+    tracer[out] = tracer[args[0]]
+
+
 @rule(aten.copy_)
 def copy(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
     """Demand that the target's axes be those of the source."""
-    pointwise(tracer, aten.add_.Tensor, args[:2], {}, out)
+    pointwise(tracer, func, args[:2], {}, out)
 
 
+@rule(aten.equal)
+def equal(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+    """Whether two tensors are equal does not depend on copies."""
+    for axis, other in zip(tracer[args[0]], tracer[args[1]], strict=False):
+        if args[0].shape == args[1].shape:
+            tracer.unify(axis, other)
+        for each in (axis, other):
+            tracer.constrain("copies", each)
+
+
+@rule(*_UNTAGGED)
 def pointwise(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
-    """Unify the axes that meet under broadcasting, for any operation tagged pointwise."""
+    """Unify the axes that meet under broadcasting, for any operation that acts on each entry by itself."""
     operands = [*args, *kwargs.values()]
     tensors = [operand for operand in operands if isinstance(operand, Tensor) and operand.dim() > 0]
-    numbers = any(isinstance(x, (int, float)) or (isinstance(x, Tensor) and x.dim() == 0) for x in args)
     results = [result for result in (out if isinstance(out, (tuple, list)) else (out,)) if isinstance(result, Tensor)]
     shape = results[0].shape
+    kind = _linearity(func, args, kwargs)
     axes = []
     for position in range(-len(shape), 0):
+        reach = [tensor.dim() >= -position for tensor in tensors]
         meeting = [
-            tracer[tensor][position]
-            if tensor.dim() >= -position and tensor.shape[position] == shape[position]
-            else None
-            for tensor in tensors
+            tracer[tensor][position] if there and tensor.shape[position] == shape[position] else None
+            for tensor, there in zip(tensors, reach, strict=True)
         ]
-        for tensor, axis in zip(tensors, meeting, strict=True):
-            if axis is None and tensor.dim() >= -position:
-                _broadcast(tracer, tracer[tensor][position])
-        axes.append(_meet(tracer, func.overloadpacket, meeting, numbers, shape[position]))
+        for tensor, there, axis in zip(tensors, reach, meeting, strict=True):
+            if there and axis is None:
+                # An axis of one entry that is repeated is no unit that could be copied.
+                tracer.freeze(tracer[tensor][position], "repeats it along a longer axis")
+        axes.append(_meet(tracer, kind, meeting, shape[position]))
     for result in results:
-        tracer[result] = axes
+        # Some operations return a buffer for their backward pass beside the result.
+        tracer[result] = axes if result.shape == shape else [tracer.extent(n, "is a buffer") for n in result.shape]
 
 
-def _broadcast(tracer: Tracer, axis: Axis) -> None:
-    """An axis of one entry that is repeated is no unit that could be copied."""
-    tracer.freeze(axis, "repeats it along a longer axis")
+def _linearity(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+    """Say how an operation treats shares: as "sum", "product", "quotient" or linear "image" of them, or not at all."""
+    if func._schema.is_mutable:
+        return ""  # a tensor that is written to has views elsewhere, whose roles would have to change with it
+    packet = func.overloadpacket
+    tensors = [isinstance(x, Tensor) and x.dim() > 0 for x in args]
+    if packet in _SUMS and all(tensors):
+        return "sum"
+    if packet is aten.mul:
+        return "product" if all(tensors) else "image"
+    if packet is aten.div and tensors[0] and not kwargs.get("rounding_mode"):
+        return "quotient"
+    return ""
 
 
-def _meet(tracer: Tracer, operation: Any, meeting: list[Axis | None], numbers: bool, size: int) -> Axis:
+def _meet(tracer: Tracer, kind: str, meeting: list[Axis | None], size: int) -> Axis:
     """Relate the axes that meet at one position of the result, None where an operand is broadcast."""
     present = [axis for axis in meeting if axis is not None]
     if not present:
@@ -81,19 +111,17 @@ def _meet(tracer: Tracer, operation: Any, meeting: list[Axis | None], numbers: b
     first = present[0]
     for axis in present[1:]:
         tracer.unify(first, axis)
-    if operation in _SUMS and len(present) == len(meeting) and (len(present) > 1 or not numbers):
+    if kind == "sum" and len(present) == len(meeting):
         for axis in present[1:]:
             tracer.same(first, axis)
         return first
-    if operation in _PRODUCTS and len(meeting) <= 2:
-        if len(present) == 1:
-            return first
+    if kind == "image" or (kind == "product" and len(present) == 1):
+        return first
+    if kind == "product":
         result = Axis(first.expr)
         tracer.constrain("product", present[0], present[1], result)
         return result
-    divisors = present
-    if operation in _QUOTIENTS and meeting[0] is not None:
-        divisors = present[1:]
+    divisors = present[1:] if kind == "quotient" and meeting[0] is not None else present
     for axis in divisors:
         tracer.constrain("copies", axis)
     return first

@@ -152,6 +152,7 @@ def embedding(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str
     """Rows of a table, chosen by the data."""
     rows, features = tracer[args[0]]
     tracer.freeze(rows, "looks its units up by the data")
+    tracer.mirror(args[0], "embedding_dim", features)
     tracer[out] = [*tracer[args[1]], features]
 
 

@@ -1,0 +1,60 @@
+"""Undo what a forward pass writes to parameters, buffers and inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+__all__ = ["WriteGuard"]
+
+
+class WriteGuard(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Keeps a copy of every guarded tensor just before it is first written to, and puts it back on leaving.
+
+    Args:
+        model: whose parameters and buffers to guard; buffers that are replaced come back, too.
+        inputs: further tensors.
+    """
+
+    def __init__(self, model: nn.Module, inputs: Iterable[Tensor]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._buffers = [(module, dict(module._buffers)) for module in model.modules()]
+        self._guarded: dict[int, list[Tensor]] = {}
+        for tensor in (*model.parameters(), *model.buffers(), *inputs):
+            if (key := _storage(tensor)) is not None:
+                self._guarded.setdefault(key, []).append(tensor)
+        self._saved: list[tuple[Tensor, Tensor]] = []
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Run the operation; save first what it is about to write to."""
+        kwargs = kwargs or {}
+        if func._schema.is_mutable:
+            for argument, value in zip(func._schema.arguments, args, strict=False):
+                if isinstance(value, Tensor) and argument.alias_info is not None and argument.alias_info.is_write:
+                    for tensor in self._guarded.pop(_storage(value) or -1, ()):
+                        self._saved.append((tensor, tensor.detach().clone()))
+        return func(*args, **kwargs)
+
+    def restore(self) -> None:
+        """Put everything back."""
+        with torch.no_grad():
+            for tensor, value in self._saved:
+                tensor.detach().copy_(value)
+        for module, buffers in self._buffers:
+            now = module._buffers
+            if now.keys() != buffers.keys() or any(now[key] is not buffer for key, buffer in buffers.items()):
+                module._buffers.clear()
+                module._buffers.update(buffers)
+
+
+def _storage(tensor: Tensor) -> int | None:
+    try:
+        return int(tensor.untyped_storage()._cdata)
+    except (RuntimeError, NotImplementedError):
+        return None  # sparse and opaque tensors have none
