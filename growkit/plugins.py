@@ -28,8 +28,12 @@ class Plugin:
 
     @property
     def name(self) -> str:
-        """How messages, journals and duplicates refer to this plugin."""
-        return type(self).__name__
+        """How messages, journals and checkpoints refer to this plugin. Two of a class need two names: assign one."""
+        return str(vars(self).get("_name") or type(self).__name__)
+
+    @name.setter
+    def name(self, name: str) -> None:
+        vars(self)["_name"] = name
 
     def state_dict(self) -> dict[str, Any]:
         """Return what must be saved with a checkpoint: plain data and tensors."""
@@ -71,8 +75,9 @@ class Plugins:
     def __init__(self, plugins: Sequence[object] = ()) -> None:
         self._manager = pluggy.PluginManager(hookspecs.PROJECT)
         self._manager.add_hookspecs(hookspecs)
-        self._info: dict[object, PluginInfo] = {}
-        self.given = list(plugins)
+        self._plugins: list[object] = []
+        self._info: dict[int, PluginInfo] = {}
+
         for entry in entry_points(group=hookspecs.PROJECT):
             distribution = _describe(entry.dist)
             try:
@@ -86,7 +91,7 @@ class Plugins:
                 ) from error
             self._register(plugin, entry.name, distribution)
         # pluggy calls the last registered first.
-        for plugin in reversed(self.given):
+        for plugin in reversed(list(plugins)):
             self._register(plugin, getattr(plugin, "name", None) or type(plugin).__name__, "this program")
 
     def __iter__(self) -> Iterator[PluginInfo]:
@@ -99,20 +104,22 @@ class Plugins:
             The name of each plugin that returned something, with what it returned.
 
         Raises:
-            PluginError: a plugin raised; the message names it. Errors of growkit pass as they are.
+            PluginError: a plugin raised; the message names it. Errors of growkit keep their type.
         """
         results = []
-        for plugin, info in self._implementing(hook):
-            others = [other for other in self._info if other is not plugin]
-            caller = self._manager.subset_hook_caller(hook, others)
+        for implementation in self._implementations(hook):
+            info = self._info[id(implementation.plugin)]
             try:
-                answer = caller(**arguments)
-                if isinstance(answer, list) and not _is_first_result(hook):
-                    answer = answer[0] if answer else None
+                answer = implementation.function(*(arguments[name] for name in implementation.argnames))
                 if isinstance(answer, Iterator):
                     answer = list(answer)  # a generator runs here, where its failures are named
-            except GrowkitError:
-                raise
+            except GrowkitError as error:
+                raise type(error)(
+                    f"{info} failed in {hook}: {error.what}",
+                    seen=error.seen,
+                    expected=error.expected,
+                    advice=error.advice,
+                ) from error
             except Exception as error:
                 raise PluginError(
                     f"{info} failed in {hook}",
@@ -130,13 +137,18 @@ class Plugins:
         """Call a first-result hook; return the first answer, or None."""
         return next((answer for _, answer in self.call(hook, **arguments)), None)
 
+    @property
+    def stateful(self) -> dict[str, Plugin]:
+        """The registered plugins whose state belongs into checkpoints, by name."""
+        return {self._info[id(p)].name: p for p in self._plugins if isinstance(p, Plugin)}
+
     def describe(self, name: str) -> str:
         """Return "plugin 'name' (distribution)" for messages."""
-        return next(str(info) for info in self if info.name == name)
+        return next((str(info) for info in self if info.name == name), f"plugin {name!r}")
 
-    def _implementing(self, hook: str) -> list[tuple[object, PluginInfo]]:
-        callers: list[Any] = getattr(self._manager.hook, hook).get_hookimpls()
-        return [(impl.plugin, self._info[impl.plugin]) for impl in reversed(callers)]
+    def _implementations(self, hook: str) -> Iterator[pluggy.HookImpl]:
+        # Called one by one, because pluggy does not say which of several implementations raised.
+        return reversed(getattr(self._manager.hook, hook).get_hookimpls())
 
     def _register(self, plugin: object, name: str, distribution: str) -> None:
         label = f"plugin {name!r} ({distribution})"
@@ -149,7 +161,7 @@ class Plugins:
             )
         marked = _check_hooks(plugin, label)
         for other, info in self._info.items():
-            if info.name == name or other is plugin:
+            if info.name == name or other == id(plugin):
                 raise PluginError(
                     f"{label} is registered twice",
                     seen=f"{label} and {info}",
@@ -166,7 +178,8 @@ class Plugins:
                 advice="`docs/hooks.md` lists them",
             ) from error
         self._manager.check_pending()
-        self._info[plugin] = PluginInfo(name, distribution, tuple(marked))
+        self._plugins.append(plugin)
+        self._info[id(plugin)] = PluginInfo(name, distribution, tuple(marked))
 
 
 def _check_hooks(plugin: object, label: str) -> list[str]:

@@ -50,6 +50,7 @@ class Candidate:
     plugin: str = ""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "gain", float(self.gain))
         if not isinstance(self.edit, (Widen, Narrow, Deepen)) or not math.isfinite(self.gain):
             raise SurgeryError(
                 "a candidate must have an edit and a finite gain",
@@ -72,8 +73,10 @@ def price(structure: Structure, edit: Edit) -> Cost:
     """Return what an edit alone would add to the model as it is now."""
     if isinstance(edit, Deepen):
         hidden = edit.hidden or edit.size
-        taps = {"linear": 1, "conv1d": 3, "conv2d": 9, "conv3d": 27}[edit.kind]
-        return Cost(2 * taps * edit.size * hidden + edit.size + hidden, 4.0 * taps * edit.size * hidden)
+        shape = structure.outputs.get(edit.after, ())
+        taps, places = (1, shape[1:-1]) if edit.kind == "linear" else (3 ** int(edit.kind[-2]), shape[2:])
+        weights = 2 * taps * edit.size * hidden
+        return Cost(weights + edit.size + hidden, 2.0 * weights * math.prod(places))
     sizes = sizes_after(structure, [edit])
     return Cost(
         structure.parameters(sizes) - structure.parameters(),

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from torch.optim import Optimizer
 
 from growkit import randomness
-from growkit.errors import GrowkitError, PluginError, SurgeryError
+from growkit.errors import GrowkitError, PluginError, StructureError, SurgeryError
 from growkit.growth.budget import Budget
 from growkit.growth.candidate import Candidate, Cost, price
 from growkit.growth.context import Context
 from growkit.growth.offsets import add_offsets, check_offsets
 from growkit.growth.select import select
 from growkit.plugins import Plugins
-from growkit.structure import Structure
+from growkit.structure import Structure, trace_example
 from growkit.structure.trace import Example
-from growkit.surgery import Change, Edit, Operation, Widen
+from growkit.surgery import Change, Deepen, Edit, Operation, Widen
 from growkit.surgery.edits import check_edits
 
 __all__ = ["Event", "grow", "sizes"]
@@ -69,11 +69,23 @@ def grow(
     """
     with randomness.isolated():
         candidates = propose(context, plugins)
-        answer = plugins.first("growkit_select", candidates=candidates, budget=budget, context=context)
-    chosen = select(candidates, context.structure, budget) if answer is None else list(answer)
+        answers = plugins.call("growkit_select", candidates=candidates, budget=budget, context=context)
+    if answers:
+        chosen = _vetted(context.structure, answers[0][1], "growkit_select", plugins.describe(answers[0][0]))
+    else:
+        chosen = select(candidates, context.structure, budget)
     if not chosen:
         _log.info("nothing to grow: %d candidates, none chosen", len(candidates))
         return None
+    before = sizes(context.structure)
+    happened: list[Event] = []
+
+    def finish(change: Change) -> None:
+        add_offsets(context.structure, chosen, change)
+        happened.append(Event(chosen, change, _note(context, chosen, change, before, example)))
+        with randomness.isolated():
+            plugins.call("growkit_grown", event=happened[0], model=context.structure.model)
+
     operation = Operation(
         context.structure,
         example,
@@ -83,19 +95,13 @@ def grow(
             "growkit_carry_optimizer_state", optimizer=optimizer, change=change, state=state
         ),
     )
-    before = sizes(context.structure)
     try:
-        change = operation.perform(
-            [candidate.edit for candidate in chosen],
-            then=lambda change: add_offsets(context.structure, chosen, change),
-        )
-    except SurgeryError as error:
+        operation.perform([candidate.edit for candidate in chosen], then=finish)
+    except (SurgeryError, StructureError) as error:
         names = {candidate.plugin for candidate in chosen}
         raise _refused(" and ".join(map(plugins.describe, sorted(names))), error) from error
-    event = Event(chosen, change, _note(context, chosen, change, before))
-    context.journal.record(*change.edits, **event.note)
-    plugins.call("growkit_grown", event=event, model=context.structure.model)
-    return event
+    context.journal.record(*happened[0].change.edits, **happened[0].note)
+    return happened[0]
 
 
 def propose(context: Context, plugins: Plugins) -> list[Candidate]:
@@ -108,23 +114,33 @@ def propose(context: Context, plugins: Plugins) -> list[Candidate]:
     candidates = []
     prices: dict[Edit, Cost] = {}
     for name, proposals in plugins.call("growkit_propose", context=context):
-        for candidate in proposals:
-            if not isinstance(candidate, Candidate):
-                raise PluginError(
-                    f"{plugins.describe(name)} proposed something that is no candidate",
-                    seen=repr(candidate),
-                    expected="growkit.Candidate",
-                    advice="return a list of candidates from growkit_propose",
-                )
-            try:
-                check_edits(context.structure, [candidate.edit])
-                check_offsets(context.structure, candidate)
-            except GrowkitError as error:
-                raise _refused(plugins.describe(name), error) from error
+        for candidate in _vetted(context.structure, proposals, "growkit_propose", plugins.describe(name)):
             kind = _alike(candidate.edit)
             if kind not in prices:
                 prices[kind] = price(context.structure, candidate.edit)
             candidates.append(replace(candidate, cost=prices[kind], plugin=name))
+    return candidates
+
+
+def _vetted(structure: Structure, answer: Any, hook: str, plugin: str) -> list[Candidate]:
+    """Return what a hook returned, if it is candidates that fit the model.
+
+    Which edits preserve the function is seen only when those of one width are joined, so that is checked later.
+    """
+    if not isinstance(answer, Iterable) or not all(isinstance(candidate, Candidate) for candidate in answer):
+        raise PluginError(
+            f"{plugin} returned something else than candidates from {hook}",
+            seen=repr(answer),
+            expected="a list of growkit.Candidate",
+            advice="return a list, empty if there is nothing to grow",
+        )
+    candidates = list(answer)
+    for candidate in candidates:
+        try:
+            check_edits(structure, [candidate.edit], exact=False)
+            check_offsets(structure, candidate)
+        except GrowkitError as error:
+            raise _refused(plugin, error) from error
     return candidates
 
 
@@ -151,7 +167,11 @@ def sizes(structure: Structure) -> dict[str, Any]:
     }
 
 
-def _note(context: Context, chosen: Sequence[Candidate], change: Change, before: dict[str, Any]) -> dict[str, Any]:
+def _note(
+    context: Context, chosen: Sequence[Candidate], change: Change, before: dict[str, Any], example: Example
+) -> dict[str, Any]:
+    deepened = any(isinstance(edit, Deepen) for edit in change.edits)
+    structure = trace_example(context.structure.model, example) if deepened else context.structure
     return {
         "step": context.step,
         "epoch": context.epoch,
@@ -159,5 +179,5 @@ def _note(context: Context, chosen: Sequence[Candidate], change: Change, before:
         "gain": sum(candidate.gain for candidate in chosen),
         "moved": change.moved,
         "before": before,
-        "after": sizes(context.structure),
+        "after": sizes(structure),
     }

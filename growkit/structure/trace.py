@@ -42,6 +42,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             proportional to.
         mirrors: for each (module name, attribute), the axes whose sizes the attribute repeats.
         reached: the parameters and buffers that the pass used, by identity, in order of first use.
+        outputs: the shape of the last tensor that each module returned, by its name.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -51,12 +52,13 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.work: list[tuple[int, tuple[Axis, ...]]] = []
         self.mirrors: dict[tuple[str, str], Mirror] = {}
         self.reached: dict[int, None] = {}
+        self.outputs: dict[str, tuple[int, ...]] = {}
         self._names = {id(module): name for name, module in model.named_modules()}
         self._stack: list[nn.Module] = []
         self._operation = ""
         for tensor in (*model.parameters(), *model.buffers()):
             self.axes[tensor] = [Axis(Symbol(size)) for size in tensor.shape]
-            if not tensor.is_floating_point():
+            if not (tensor.is_floating_point() or tensor.is_complex()):
                 self.constraints.extend(Constraint("copies", (axis,), "a mask") for axis in self.axes[tensor])
         self._persistent = {id(tensor) for tensor in (*model.parameters(), *model.buffers())}
         self._owners: dict[int, list[nn.Module]] = {}
@@ -175,6 +177,8 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._stack.append(module)
 
         def leave(module: nn.Module, inputs: Any, output: Any) -> None:
+            if isinstance(output, Tensor) and (name := self._names.get(id(module))) is not None:
+                self.outputs[name] = tuple(output.shape)
             if isinstance(output, Tensor) and isinstance(module, MIRRORING):
                 for attribute, mirror in output_mirrors(module, self[output]):
                     self.note(module, attribute, mirror)

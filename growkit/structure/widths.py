@@ -89,11 +89,13 @@ class Structure:
         axes: the axes of each parameter and buffer that the forward pass used, by qualified name.
         roles: which axes copy and which share.
         mirrors: module attributes that repeat sizes.
+        outputs: the shape of each module's output on the example, by module name.
     """
 
     def __init__(self, model: nn.Module, tracer: Tracer, samples: int) -> None:
         self.model = model
         self.mirrors: Mapping[tuple[str, str], Mirror] = tracer.mirrors
+        self.outputs: Mapping[str, tuple[int, ...]] = tracer.outputs
         self._work = [(flops / math.prod(axis.expr.size for axis in axes), axes) for flops, axes in tracer.work]
         self._samples = samples
         self.axes: dict[str, list[Axis]] = {}

@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_flatten
 
 from growkit.errors import SurgeryError
 from growkit.structure import Structure, trace_example
-from growkit.structure.dimensions import Symbol, evaluate
+from growkit.structure.dimensions import Symbol, evaluate, freeze
 from growkit.structure.trace import Example, call, evaluation, tensors_in
 from growkit.surgery.carry import Change, ParamChange, apply_maps, axis_map
 from growkit.surgery.deepen import insert_block, set_children
@@ -95,9 +95,9 @@ class Operation:
     def perform(self, edit: Edit | Sequence[Edit], then: Callable[[Change], None] | None = None) -> Change:
         """Make the edits, verify them, and run `then` on the change; put everything back if anything fails."""
         edits = merge(edit if isinstance(edit, Sequence) else [edit])
-        check_edits(self.structure, edits)
+        check_edits(self.structure, edits, exact=self.exact)
         units = {
-            self.structure[e.width].symbol: e.unit_map(self.structure[e.width], exact=self.exact)
+            self.structure[e.width].symbol: e.unit_map(self.structure[e.width])
             for e in edits
             if not isinstance(e, Deepen)
         }
@@ -115,7 +115,7 @@ class Operation:
             initialise_new_units(
                 self.structure, {e.width: e.new for e in edits if isinstance(e, Widen) and e.new}, self.seed
             )
-            moved = self._verify(edits, before)
+            moved = self._verified(edits, before)
             change = Change(tuple(edits), {c.name: c for c in changes}, moved)
             if then is not None:
                 then(change)
@@ -179,10 +179,19 @@ class Operation:
         """Return every tensor of the output, numbers included, and how the output is built of them."""
         with evaluation(self.model, self.example):
             output = call(self.model, self.example)
-            tensors = [tensor.clone() for tensor in tensors_in(output)]
+            tensors = [torch.view_as_real(t).clone() if t.is_complex() else t.clone() for t in tensors_in(output)]
         leaves, form = tree_flatten(output)
         numbers = [torch.tensor(x, dtype=torch.float64) for x in leaves if isinstance(x, (bool, int, float))]
         return [*tensors, *numbers], f"{form} of {', '.join(type(leaf).__name__ for leaf in leaves)}"
+
+    def _verified(self, edits: list[Edit], before: tuple[list[Tensor], str]) -> float:
+        """Verify; remember of a width that cannot be widened that it cannot."""
+        try:
+            return self._verify(edits, before)
+        except SurgeryError as error:
+            if len(edits) == 1 and isinstance(edits[0], Widen):
+                freeze(self.structure[edits[0].width].symbol, f"failed its probe: {error.seen}")
+            raise
 
     def _verify(self, edits: list[Edit], before: tuple[list[Tensor], str]) -> float:
         """Run the probe again; return how far the output moved, relative to its scale."""
@@ -236,8 +245,6 @@ def _distance(old: Tensor, new: Tensor) -> float:
         return float("inf")
     if not old.numel():
         return 0.0
-    if old.is_complex():
-        old, new = torch.view_as_real(old), torch.view_as_real(new)
     old, new = old.double(), new.double()
     difference = torch.where((old == new) | (old.isnan() & new.isnan()), 0.0, (old - new).abs())
     scale = old[old.isfinite()].abs().max().item() if bool(old.isfinite().any()) else 1.0

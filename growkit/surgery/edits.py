@@ -72,11 +72,18 @@ class Widen:
         """Return the number of units after the edit."""
         return size + len(self.copies) + self.new
 
-    def unit_map(self, width: Width, *, exact: bool) -> UnitMap:
-        """Check the edit against a width and say what becomes of each unit."""
+    def check(self, width: Width, *, exact: bool) -> None:
+        """Refuse units that the width does not have and, if `exact`, what would change the function.
+
+        Raises:
+            SurgeryError: the edit does not fit the width.
+        """
         _check_units(self, width, self.copies, "copies")
         if exact:
             self._check_exact(width)
+
+    def unit_map(self, width: Width) -> UnitMap:
+        """Say what becomes of each unit."""
         source = torch.tensor([*range(width.size), *self.copies, *[-1] * self.new], dtype=torch.int64)
         counts = torch.bincount(source[source >= 0], minlength=width.size).double()
         share = torch.where(source < 0, 0.0, 1.0 / counts[source.clamp(min=0)])
@@ -134,18 +141,26 @@ class Narrow:
         """Return the number of units after the edit."""
         return size - len(self.remove)
 
-    def unit_map(self, width: Width, *, exact: bool) -> UnitMap:
-        """Check the edit against a width and say what becomes of each unit."""
+    def check(self, width: Width, *, exact: bool) -> None:
+        """Refuse units that the width does not have, and to remove all of them.
+
+        Raises:
+            SurgeryError: the edit does not fit the width.
+        """
         _check_units(self, width, self.remove, "remove")
         _check_units(self, width, self.into, "into")
-        kept = [unit for unit in range(width.size) if unit not in set(self.remove)]
-        if not kept:
+        if len(self.remove) == width.size:
             raise SurgeryError(
                 f"{self} would leave no unit",
                 seen=f"all {width.size} units removed",
                 expected="at least one unit that stays",
                 advice="keep a unit",
             )
+
+    def unit_map(self, width: Width) -> UnitMap:
+        """Say what becomes of each unit."""
+        removed_units = set(self.remove)
+        kept = [unit for unit in range(width.size) if unit not in removed_units]
         source = torch.tensor(kept, dtype=torch.int64)
         folds = []
         for removed, keeper in zip(self.remove, self.into, strict=False):
@@ -216,8 +231,13 @@ def merge(edits: Iterable[Edit]) -> list[Edit]:
     return list(merged.values())
 
 
-def check_edits(structure: Structure, edits: Sequence[Edit]) -> None:
-    """Refuse edits of widths that are not there or frozen, before anything is touched."""
+def check_edits(structure: Structure, edits: Sequence[Edit], *, exact: bool) -> None:
+    """Refuse edits that do not fit the widths of a model, before anything is touched.
+
+    Raises:
+        StructureError: there is no such width.
+        SurgeryError: it is frozen, lacks the units, or the edit would change the function and `exact` is wanted.
+    """
     for edit in edits:
         if isinstance(edit, Deepen):
             continue
@@ -230,6 +250,7 @@ def check_edits(structure: Structure, edits: Sequence[Edit]) -> None:
                 + (", ".join(w.name for w in structure.growable) or "there is none"),
                 advice=f"it is frozen because it {width.frozen}",
             )
+        edit.check(width, exact=exact)
 
 
 def _normalise(edit: Widen | Narrow, field: str) -> None:

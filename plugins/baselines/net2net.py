@@ -20,8 +20,8 @@ class Net2Net(growkit.Plugin):
 
     Args:
         fraction: share of the units of each width to copy, in (0, 1]; at least one unit a width.
-        noise: standard deviation of the noise added to the incoming weights of each copy, relative to that of the
-            layer's weights. 0 keeps the function and leaves copies and originals equal until something
+        noise: standard deviation of the noise added to the incoming weights of each copy, relative to the root mean
+            square of the layer's weights. 0 keeps the function and leaves copies and originals equal until something
             breaks the symmetry; 0.01 to 0.1 lets them part.
         widths: name patterns such as "blocks.*"; all widths if empty.
 
@@ -54,6 +54,6 @@ class Net2Net(growkit.Plugin):
             shape = list(weight.shape)
             shape[piece.axis] = piece.index.shape[1]
             draw = torch.randn(shape, generator=context.generator).to(weight)
-            noise = self.noise * weight.std() * draw
+            noise = self.noise * weight.square().mean().sqrt() * draw
             offsets[piece.parameter] = torch.cat([torch.zeros_like(noise), noise], dim=piece.axis)
         return offsets

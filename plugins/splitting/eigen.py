@@ -45,9 +45,14 @@ def smallest_eigenpairs(
     diagonal, beside = start.new_zeros(count, 0), start.new_zeros(count, 0)
     for iteration in range(1, dimension + 1):
         product = multiply(basis[:, -1], active)
-        diagonal = torch.cat([diagonal, (product * basis[:, -1]).sum(1, keepdim=True)], dim=1)
+        quotient = (product * basis[:, -1]).sum(1, keepdim=True)
+        if iteration > 1:
+            # Behind an exhausted space stand zero vectors; an entry above all others keeps them out of the minimum.
+            above = diagonal.abs().amax(1, keepdim=True) + 2 * beside.abs().amax(1, keepdim=True)
+            quotient = torch.where(beside[:, -1:] > 0, quotient, above)
+        diagonal = torch.cat([diagonal, quotient], dim=1)
         scale = product.norm(dim=1)
-        product = _orthogonalise(product, basis)
+        product = _orthogonalise(_orthogonalise(product, basis), basis)  # twice is enough (Kahan and Parlett)
         length = product.norm(dim=1)
         # Nothing but rounding is left of a product inside an exhausted space; it goes on as zeros.
         length = torch.where(length > 10 * torch.finfo(start.dtype).eps * scale, length, 0.0)

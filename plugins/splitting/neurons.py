@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 
 import growkit
-from growkit_plugins.splitting.activations import second_derivative
 from growkit_plugins.splitting.eigen import smallest_eigenpairs
+from growkit_plugins.splitting.functions import second_derivative
 from growkit_plugins.splitting.recorder import Record, Recorder
 
 __all__ = ["Neurons", "find_neurons", "splitting_indices", "splitting_matrices"]
@@ -168,6 +168,8 @@ def _layer_of(model: nn.Module, width: growkit.Width) -> _Layer | str:
     if len(layers) != 1:
         return f"its units are made by {len(layers)} layers ({', '.join(layers) or 'none'})"
     ((name, layer),) = layers.items()
+    if not layer.weight.requires_grad:
+        return f"{name} is not trained"
     if not isinstance(layer, nn.Linear) and (layer.groups != 1 or layer.padding_mode != "zeros"):
         return f"{name} is a convolution with groups or with another padding than zeros"
     return _Layer(name, layer)
@@ -200,4 +202,7 @@ def _terms(record: Record, gradient: Tensor, beta: float) -> tuple[Tensor, Tenso
     curved = (curved * gradient).movedim(record.channel, -1).flatten(0, -2)
     if record.scale is not None:
         curved = curved * record.scale.square()
-    return record.patches(), curved
+    inputs = record.patches()
+    # Eigenvalues want more digits than half precision has.
+    dtype = torch.promote_types(inputs.dtype, torch.float32)
+    return inputs.to(dtype), curved.to(dtype)

@@ -25,8 +25,8 @@ class Splitting(growkit.Plugin):
     Args:
         fraction: share of all neurons (of all layers together) to split at an event, in (0, 1].
         step: length of the offset of each offspring, above 0. It has to break the symmetry only.
-        batches: training batches to estimate the splitting matrices on, at least 1. On small networks one did as well as
-            sixteen.
+        batches: training batches to estimate the splitting matrices on, at least 1. On small networks one did as well
+            as sixteen.
         widths: name patterns such as "blocks.*"; all widths if empty.
         beta: sharpness of the softplus whose second derivative stands in for that of ReLU.
         tolerance: relative residual of the eigenpairs; the indices are accurate to about its square.

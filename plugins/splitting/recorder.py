@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 
-from growkit_plugins.splitting.activations import PIECEWISE_LINEAR, SMOOTH
+from growkit_plugins.splitting.functions import LINEAR, PIECEWISE_LINEAR, PRODUCTS, SMOOTH
 
 __all__ = ["Record", "Recorder"]
 
@@ -45,6 +46,9 @@ class Record:
 class Recorder(TorchFunctionMode):
     """Records every call of some layers while it is active.
 
+    Behind the activation only linear functions may follow until another layer sums over the units: splitting shares
+    out what is summed, so the curvature must be that of everything before the sum.
+
     Args:
         weights: of the layers, as the layers hold them.
 
@@ -55,58 +59,85 @@ class Recorder(TorchFunctionMode):
     def __init__(self, weights: Iterable[Tensor]) -> None:
         super().__init__()
         self.records: dict[int, list[Record]] = {id(weight): [] for weight in weights}
-        # Outputs on their way to the activation; the tensors are kept so that their ids stay theirs.
-        self._pending: dict[int, tuple[Tensor, Record]] = {}
+        # Tensors on their way to an activation, and behind one. They are kept so that their ids stay theirs.
+        self._before: dict[int, tuple[Tensor, Record]] = {}
+        self._behind: dict[int, tuple[Tensor, tuple[Record, ...]]] = {}
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run the function; note what it means for the outputs under way."""
         kwargs = kwargs or {}
-        taken = [x for x in (*args, *kwargs.values()) if isinstance(x, Tensor) and id(x) in self._pending]
+        inputs = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+        before = [self._before[id(x)][1] for x in inputs if id(x) in self._before]
+        behind = [record for x in inputs for record in self._behind.get(id(x), (x, ()))[1]]
         # An activation may work in place, so its input is kept beforehand.
-        before = taken[0].detach().clone() if taken and _is_activation(func) else None
+        z = inputs[0].detach().clone() if before and _is_activation(func, args, kwargs) else None
         out = func(*args, **kwargs)
-        if (func is F.linear or func in _CONVOLUTIONS) and id(args[1]) in self.records:
-            self._begin(func, args, out)
-        if isinstance(out, (Tensor, tuple)):
-            for tensor in taken:
-                self._advance(tensor, func, args, kwargs, out, before)
+        outputs = [x for x in tree_leaves(out) if isinstance(x, Tensor)]
+        if not outputs:
+            return out  # a look at the shape, say
+        for record in before:
+            self._advance(record, func, args, kwargs, out, z)
+        if behind:
+            self._follow(behind, func, outputs)
+        if func is F.linear or func in _CONVOLUTIONS:
+            self._begin(func, args, kwargs, out)
         return out
 
-    def _begin(self, func: Any, args: Any, out: Tensor) -> None:
-        x, weight = args[0].detach(), args[1]
+    def _begin(self, func: Any, args: Any, kwargs: Any, out: Tensor) -> None:
+        call = dict(zip(("input", "weight", "bias", "stride", "padding", "dilation"), args, strict=False)) | kwargs
+        x, weight = call["input"].detach(), call["weight"]
+        if id(weight) not in self.records:
+            return
         if func is F.linear:
             record = Record(partial(x.flatten, 0, -2), channel=-1)
         else:
-            record = Record(partial(_unfold, x, weight.shape[2:], *args[3:6]), channel=1)
+            geometry = [call.get("stride", 1), call.get("padding", 0), call.get("dilation", 1)]
+            record = Record(partial(_unfold, x, weight.shape[2:], *geometry), channel=1)
         self.records[id(weight)].append(record)
-        self._pending[id(out)] = out, record
+        self._before[id(out)] = out, record
 
-    def _advance(self, tensor: Tensor, func: Any, args: Any, kwargs: Any, out: Any, before: Tensor | None) -> None:
-        _, record = self._pending[id(tensor)]
+    def _advance(self, record: Record, func: Any, args: Any, kwargs: Any, out: Any, z: Tensor | None) -> None:
+        """Follow an output of a layer to its activation."""
         if record.activation is not None:
             record.trouble = "feeds more than its activation"
-        elif before is not None:
-            record.activation = partial(_pure(func), *args[1:], **{k: v for k, v in kwargs.items() if k != "inplace"})
-            record.z, record.output = before, out
+        elif z is not None:
+            record.activation, record.z, record.output = _bind(func, args[1:], kwargs), z, out
             record.piecewise_linear = func in PIECEWISE_LINEAR
-            if out is tensor:
-                del self._pending[id(tensor)]
+            self._before.pop(id(out), None)
+            self._behind[id(out)] = out, (record,)
         elif func is F.batch_norm and record.scale is None and not (norm := _batch_norm(args, kwargs))["training"]:
             scale = (norm["running_var"] + norm["eps"]).rsqrt()
             record.scale = (scale if norm["weight"] is None else norm["weight"] * scale).detach()
-            del self._pending[id(tensor)]
-            self._pending[id(out)] = out, record
+            self._before[id(out)] = out, record
         else:
-            record.trouble = f"goes through {getattr(func, '__name__', func)} before a pointwise activation"
+            record.trouble = f"goes through {_name(func)} before a pointwise activation"
+
+    def _follow(self, records: list[Record], func: Any, outputs: list[Tensor]) -> None:
+        """Follow what comes behind activations to the next sum over the units."""
+        if func is F.linear or func in _CONVOLUTIONS:
+            return
+        for record in records:
+            if func not in LINEAR or (func in PRODUCTS and records.count(record) > 1):
+                record.trouble = f"goes through {_name(func)} behind its activation"
+        for out in outputs:
+            self._behind[id(out)] = out, tuple(records)
 
 
-def _is_activation(func: Any) -> bool:
+def _name(func: Any) -> str:
+    return str(getattr(func, "__name__", func))
+
+
+def _is_activation(func: Any, args: Any, kwargs: Any) -> bool:
+    if func is F.hardtanh:  # which is what nn.ReLU6 calls
+        return (args[1] if len(args) > 1 else kwargs.get("min_val", -1.0)) == 0
     return func in SMOOTH or func in PIECEWISE_LINEAR
 
 
-def _pure(func: Any) -> Any:
-    """Return the form of an activation that leaves its argument alone."""
-    return {torch.relu_: torch.relu, Tensor.relu_: torch.relu}.get(func, func)
+def _bind(func: Any, rest: Any, kwargs: Any) -> Callable[[Tensor], Tensor]:
+    """Return an activation as a function of its input alone that leaves its input as it is."""
+    pure = {torch.relu_: torch.relu, Tensor.relu_: torch.relu}.get(func, func)
+    options = {key: value for key, value in kwargs.items() if key not in {"inplace", "input"}}
+    return lambda z: pure(z, *rest, **options)
 
 
 def _batch_norm(args: Any, kwargs: Any) -> dict[str, Any]:
@@ -118,11 +149,13 @@ def _batch_norm(args: Any, kwargs: Any) -> dict[str, Any]:
 def _unfold(x: Tensor, kernel: Any, stride: Any, padding: Any, dilation: Any) -> Tensor:
     """Return the patch under the kernel at every output position: (samples x positions, channels x kernel)."""
     image = len(kernel)
+    stride, dilation = ([v] * image if isinstance(v, int) else v for v in (stride, dilation))
     if padding == "same":
         total = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
         sides = [(t // 2, t - t // 2) for t in total]
     else:
-        sides = [(0, 0)] * image if padding == "valid" else [(p, p) for p in padding]
+        each = [0] * image if padding == "valid" else [padding] * image if isinstance(padding, int) else padding
+        sides = [(p, p) for p in each]
     x = F.pad(x, [side for pair in reversed(sides) for side in pair])
     for axis, (size, step, spread) in enumerate(zip(kernel, stride, dilation, strict=True)):
         x = x.unfold(2 + axis, spread * (size - 1) + 1, step)[..., ::spread]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+import traceback
 from collections.abc import Mapping
 from contextlib import redirect_stderr, redirect_stdout
 from importlib.resources import files
@@ -49,21 +50,25 @@ class Row(NamedTuple):
     widths: list[int]
 
 
-def growkit(*arguments: object) -> Result:
-    """Run `growkit` with these arguments; an exception that escapes it fails the test."""
+def invoke(*arguments: object) -> Result:
+    """Run `growkit` with these arguments; an exception that escapes it counts as it would in a shell."""
     out, err = StringIO(), StringIO()
     with redirect_stdout(out), redirect_stderr(err):
         try:
             code = main([str(argument) for argument in arguments])
         except SystemExit as leaving:  # from argparse
-            code = int(leaving.code or 0)
+            code = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
+        except Exception:
+            traceback.print_exc()
+            code = 1
     return Result(code, out.getvalue(), err.getvalue())
 
 
 def works(*arguments: object) -> str:
     """Run a command that must succeed, and return what it printed."""
-    result = growkit(*arguments)
-    assert (result.code, result.err) == (0, "")
+    result = invoke(*arguments)
+    assert result.err == ""
+    assert result.code == 0
     return result.out
 
 
@@ -78,7 +83,7 @@ def explained(result: Result) -> Parts:
 
 def refused(*arguments: object) -> Parts:
     """Run a command that must end with one error, and return the parts of its message."""
-    return explained(growkit(*arguments))
+    return explained(invoke(*arguments))
 
 
 def edited(*edits: tuple[str, str]) -> str:

@@ -11,6 +11,8 @@ import pooch
 import pytest
 import requests
 
+pytest.register_assert_rewrite("commands")
+
 
 def no_network(*_arguments: object, **_options: object) -> None:
     raise requests.ConnectionError("no route to host")
@@ -55,7 +57,7 @@ def module(tmp_path, monkeypatch) -> Iterator[Callable[[str, str], Path]]:
 
 @pytest.fixture
 def install(module) -> Callable[..., Path]:
-    """Return a function that installs a module as the plugin of a distribution; returns the folder to import it from."""
+    """Return a function that installs a module as a plugin; returns the folder to import it from."""
 
     def write(entry: str, code: str, *, name: str, dist: str = "someone-elses", attribute: str = "") -> Path:
         folder = module(name, code)

@@ -8,12 +8,12 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from commands import Row, growkit, metrics, table, works
-from growkit_plugins.classification import MLP, Classifier, Digits
+from commands import Row, invoke, metrics, table, works
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-import growkit as package
+import growkit
 from growkit import Journal
+from growkit_plugins.classification import MLP, Classifier, Digits
 
 
 class Run(NamedTuple):
@@ -26,7 +26,7 @@ class Run(NamedTuple):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Run:
     folder = tmp_path_factory.mktemp("first-growth") / "run"
-    result = growkit("run", "first-growth", "--folder", folder)
+    result = invoke("run", "first-growth", "--folder", folder)
     assert (result.code, result.err) == (0, "")
     return Run(folder, result.out, table(result.out), Journal.from_json((folder / "journal.json").read_text()))
 
@@ -112,7 +112,7 @@ def test_the_folder_has_everything_and_the_output_says_so(run):
 
 
 def test_the_checkpoint_gives_the_network_that_the_table_speaks_of(run):
-    module = package.load(run.folder / "checkpoint.ckpt", fresh()).eval()
+    module = growkit.load(run.folder / "checkpoint.ckpt", fresh()).eval()
     assert sum(parameter.numel() for parameter in module.parameters()) == run.rows["end"].parameters
     images, labels = Digits().val_dataloader().dataset.tensors
     with torch.no_grad():

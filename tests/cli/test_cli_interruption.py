@@ -12,11 +12,11 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from commands import growkit, metrics, works
-from growkit_plugins.classification import MLP, Classifier
+from commands import invoke, metrics, works
 
-import growkit as package
+import growkit
 from growkit import Journal
+from growkit_plugins.classification import MLP, Classifier
 
 
 class Interrupted(NamedTuple):
@@ -70,7 +70,7 @@ def test_it_says_so_without_a_traceback(interrupted):
 def test_journal_and_checkpoint_are_whole(interrupted):
     assert interrupted.code != 0
     assert len(Journal.from_json((interrupted.folder / "journal.json").read_text())) >= 1
-    module = package.load(interrupted.folder / "checkpoint.ckpt", Classifier(MLP(64, [4, 4], 10)))
+    module = growkit.load(interrupted.folder / "checkpoint.ckpt", Classifier(MLP(64, [4, 4], 10)))
     assert module(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
     assert not list(interrupted.folder.glob("*.part"))
 
@@ -102,5 +102,5 @@ def test_an_interruption_outside_training(monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("growkit.cli.run.build", interrupt)
-    result = growkit("run", "first-growth", "--folder", "out")
+    result = invoke("run", "first-growth", "--folder", "out")
     assert (result.code, result.err) == (130, "growkit: interrupted\n")

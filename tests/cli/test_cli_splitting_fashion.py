@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from commands import explained, growkit, metrics, refused, snapshot, table, works
+from commands import explained, invoke, metrics, refused, snapshot, table, works
 from test_classification import write_tiny
 
 from growkit import Journal
@@ -78,6 +78,6 @@ def test_missing_data_leaves_no_folder_and_the_next_try_may_use_it():
     write_tiny(Path("images"), packed=False)
     before = snapshot()
     command = ("run", "splitting-fashion", *SMALL, "--folder", "out", "--data.root")
-    explained(growkit(*command, "absent"))
+    explained(invoke(*command, "absent"))
     assert snapshot() == before
     works(*command, "images")

@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
-from commands import RECIPE, edited, growkit, refused, snapshot, works
+from commands import RECIPE, edited, invoke, refused, snapshot, works
 
 VERBS = ("ls", "cat", "cp", "validate", "run", "inspect", "plugins")
 
@@ -52,6 +52,14 @@ def test_the_module_can_be_run_and_its_help_shows_every_verb():
     assert all(re.search(rf"^    {verb} ", done.stdout, re.MULTILINE) for verb in VERBS)
 
 
+def test_a_reader_that_goes_away_is_no_error():
+    command = [sys.executable, "-m", "growkit", "ls"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 0
+
+
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_has_help(verb):
     assert f"usage: growkit {verb}" in works(verb, "--help")
@@ -59,7 +67,7 @@ def test_every_verb_has_help(verb):
 
 @pytest.mark.parametrize("arguments", [(), ("grow",), ("ls", "--all"), ("cat",), ("cp", "first-growth")])
 def test_wrong_usage(arguments):
-    result = growkit(*arguments)
+    result = invoke(*arguments)
     assert result.code == 2
     assert result.err.startswith("usage: growkit")
     assert result.err.count("growkit: error: ") + result.err.count(": error: the following") >= 1
@@ -214,6 +222,6 @@ def test_inspect_with_inputs_that_the_model_does_not_take(module):
 
 def test_inspect_of_a_factory_takes_no_overrides(module):
     module("cli_models", MODELS)
-    result = growkit("inspect", "cli_models:make", "--input", "2,3", "--imput", "5")
+    result = invoke("inspect", "cli_models:make", "--input", "2,3", "--imput", "5")
     assert result.code != 0
     assert "imput" in result.err

@@ -236,7 +236,6 @@ def test_terms_of_two_factors_give_every_combination():
     assert found == [(0, 1.0), (1, 0.5), (2, 0.5), (3, 0.25)]
 
 
-
 def test_positions_of_a_product_are_row_major():
     outer, inner = Symbol(2), Symbol(3)
     assert positions(product([outer, inner]), {outer: ints(0, 1, 0)}).tolist() == [0, 1, 2, 3, 4, 5, 0, 1, 2]

@@ -29,7 +29,7 @@ _LINEAR = {
 }
 _SUMS = {aten.add, aten.sub}
 # Pointwise, but not tagged so.
-_UNTAGGED = {aten._prelu_kernel, aten.hardswish, aten.hardswish_, aten.log_sigmoid_forward}
+_UNTAGGED = {aten._prelu_kernel, aten.hardswish, aten.hardswish_, aten.log_sigmoid_forward, aten.mish_}
 
 
 @rule(*_LINEAR)
@@ -41,7 +41,7 @@ def linear(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, A
 @rule(aten._to_copy)
 def to_copy(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
     """Pass every axis through; only floating point numbers can be shared out."""
-    if not out.is_floating_point():
+    if not (out.is_floating_point() or out.is_complex()):
         for axis in tracer[args[0]]:
             tracer.constrain("copies", axis)
     tracer[out] = tracer[args[0]]
