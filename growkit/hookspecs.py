@@ -63,8 +63,8 @@ def growkit_carry_optimizer_state(
 def growkit_grown(event: Event, model: nn.Module) -> None:
     """Follow a change: bring averages, importances or masks along with `event.change.carry`.
 
-    Fires after the edits of an event were applied and verified, and offsets added; if it raises, all of that is
-    undone. Values of parameters may be changed in place; their shapes and the optimizer may not.
+    Fires after an event was applied, verified and recorded; if it raises, all of that is undone. Values of parameters
+    may be changed in place; their shapes and the optimizer may not.
     """
 
 

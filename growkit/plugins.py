@@ -148,7 +148,8 @@ class Plugins:
 
     def _implementations(self, hook: str) -> Iterator[pluggy.HookImpl]:
         # Called one by one, because pluggy does not say which of several implementations raised.
-        return reversed(getattr(self._manager.hook, hook).get_hookimpls())
+        implementations: list[pluggy.HookImpl] = getattr(self._manager.hook, hook).get_hookimpls()
+        return reversed(implementations)
 
     def _register(self, plugin: object, name: str, distribution: str) -> None:
         label = f"plugin {name!r} ({distribution})"

@@ -11,7 +11,6 @@ import logging
 from datetime import datetime
 from pathlib import Path
 
-import torch
 from rich.console import Console
 from rich.logging import RichHandler
 
@@ -21,7 +20,7 @@ from growkit.cli.folder import prepare, read_metrics
 from growkit.cli.parser import RecipeCLI, build, quiet
 from growkit.cli.picture import draw
 from growkit.cli.recipes import find
-from growkit.errors import CheckpointError
+from growkit.lightning.checkpoint import read
 from growkit.plugins import Plugins
 
 __all__ = ["TAKES_OVERRIDES", "add_arguments", "command"]
@@ -39,7 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def command(options: argparse.Namespace) -> None:
     """Train, compare, and print the closing table."""
     recipe = find(options.recipe, Plugins())
-    _check_readable(options.resume)
+    if options.resume is not None:
+        read(options.resume)  # before anything is built
     folder = options.folder or Path("runs") / f"{recipe.name}-{datetime.now():%Y%m%d-%H%M%S}"
     console = output()
     _log_to(console)
@@ -56,21 +56,6 @@ def command(options: argparse.Namespace) -> None:
 def _rows(cli: RecipeCLI, folder: Path, console: Console) -> list[Row]:
     rows = rows_of_run(cli, read_metrics(folder))
     return [*rows, *rows_of_comparisons(cli, console)]
-
-
-def _check_readable(checkpoint: Path | None) -> None:
-    """Refuse a checkpoint that cannot be read before anything is built."""
-    if checkpoint is None:
-        return
-    try:
-        torch.load(checkpoint, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise CheckpointError(
-            f"cannot resume from {str(checkpoint)!r}",
-            seen=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
-            expected="a checkpoint.ckpt from the folder of a run",
-            advice="check the path; a file that was cut short is lost",
-        ) from error
 
 
 def _log_to(console: Console) -> None:

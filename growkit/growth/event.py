@@ -83,6 +83,7 @@ def grow(
     def finish(change: Change) -> None:
         add_offsets(context.structure, chosen, change)
         happened.append(Event(chosen, change, _note(context, chosen, change, before, example)))
+        context.journal.record(*change.edits, **happened[0].note)
         with randomness.isolated():
             plugins.call("growkit_grown", event=happened[0], model=context.structure.model)
 
@@ -95,12 +96,15 @@ def grow(
             "growkit_carry_optimizer_state", optimizer=optimizer, change=change, state=state
         ),
     )
+    recorded = len(context.journal)
     try:
         operation.perform([candidate.edit for candidate in chosen], then=finish)
-    except (SurgeryError, StructureError) as error:
-        names = {candidate.plugin for candidate in chosen}
-        raise _refused(" and ".join(map(plugins.describe, sorted(names))), error) from error
-    context.journal.record(*happened[0].change.edits, **happened[0].note)
+    except BaseException as error:
+        del context.journal.entries[recorded:]
+        if isinstance(error, (SurgeryError, StructureError)):
+            names = {candidate.plugin for candidate in chosen}
+            raise _refused(" and ".join(map(plugins.describe, sorted(names))), error) from error
+        raise
     return happened[0]
 
 

@@ -6,6 +6,7 @@ import copy
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 __all__ = ["private_copy"]
 
@@ -21,6 +22,9 @@ def private_copy(model: Module) -> Module:
     """
     memo: dict[int, Any] = {}
     for module in model.modules():
+        for tensor in tree_leaves(dict(vars(module))):
+            if isinstance(tensor, Tensor) and not tensor.is_leaf:
+                memo[id(tensor)] = tensor.detach().clone()  # a loss that was kept, say; its graph stays behind
         for value in vars(module).values():
             if not isinstance(value, (Tensor, nn.Module, str, int, float, bool, type(None))):
                 _share_if_uncopyable(value, memo)
@@ -38,6 +42,6 @@ def _share_if_uncopyable(value: Any, memo: dict[int, Any]) -> None:
     if isinstance(value, dict) and any(isinstance(child, (Tensor, nn.Module)) for child in value.values()):
         return  # the tables of parameters, buffers and children
     try:
-        copy.deepcopy(value)
+        copy.deepcopy(value, dict(memo))
     except Exception:
         memo[id(value)] = value

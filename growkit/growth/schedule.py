@@ -29,7 +29,13 @@ class Moment:
 
 
 class Schedule(ABC):
-    """Decides when growth is due."""
+    """Decides when growth is due.
+
+    Attributes:
+        needs_validation: whether it can only ever be due after a validation.
+    """
+
+    needs_validation = False
 
     @abstractmethod
     def due(self, moment: Moment) -> bool:
@@ -76,6 +82,8 @@ class OnPlateau(Schedule):
         patience: grow after so many validations without improvement, at least 1.
         mode: "min" if smaller is better, "max" if larger is.
     """
+
+    needs_validation = True
 
     def __init__(self, metric: str, patience: int = 3, mode: Literal["min", "max"] = "min") -> None:
         if patience < 1 or mode not in ("min", "max"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import Any
@@ -10,22 +11,23 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
-from torch.utils.data import DataLoader, IterableDataset, RandomSampler
+from torch.utils.data import DataLoader, IterableDataset, Sampler
 
+from growkit import randomness
 from growkit.errors import StructureError
 from growkit.structure.trace import Example
 
-__all__ = ["example_of", "statistics_batches"]
+__all__ = ["example_of", "statistics_batches", "to_device"]
 
 _SAMPLES = 2  # a batch of one cannot be told from an axis that is broadcast
 
 
 def statistics_batches(trainer: pl.Trainer, current: Any, seed: int, count: int) -> Iterator[Any]:
-    """Yield `count` random training batches.
+    """Yield `count` training batches, as training would see them.
 
-    A loader of its own draws them from the training set, so that the sampler, the workers and the random state of
-    the training loader stay as they are, and a resumed run sees the same batches. Where the training data cannot be
-    indexed (an iterable data set, a loader that is no `DataLoader`), the current batch is all there is.
+    A loader of its own draws them, so that the sampler, the workers and the random state of the training loader stay
+    as they are, and a resumed run sees the same batches. Where the training data cannot be indexed (an iterable data
+    set, a loader that is no `DataLoader`), the current batch is all there is.
 
     Args:
         trainer: in the middle of a fit.
@@ -37,18 +39,27 @@ def statistics_batches(trainer: pl.Trainer, current: Any, seed: int, count: int)
     if count == 1 or not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
         yield current
         return
-    generator = torch.Generator().manual_seed(seed)
-    sampler = RandomSampler(loader.dataset, generator=generator)  # type: ignore[arg-type]
-    own = DataLoader(
-        loader.dataset,
-        batch_size=loader.batch_size or 1,
-        sampler=sampler,
-        collate_fn=loader.collate_fn,
-        generator=generator,
-        drop_last=loader.drop_last,
-    )
-    for batch in islice(own, count):
-        yield trainer.strategy.batch_to_device(batch, dataloader_idx=0)
+    with randomness.isolated(seed):
+        sampler = _twin(loader.sampler if loader.batch_sampler is None else loader.batch_sampler, seed)
+        drawn = list(islice(sampler, count))
+    if loader.batch_sampler is None:  # the data set makes whole batches
+        own: DataLoader[Any] = DataLoader(loader.dataset, batch_size=None, sampler=drawn, collate_fn=loader.collate_fn)
+    else:
+        own = DataLoader(loader.dataset, batch_sampler=drawn, collate_fn=loader.collate_fn)
+    for batch in own:
+        converted = trainer.precision_plugin.convert_input(batch)
+        prepared = trainer.lightning_module._on_before_batch_transfer(converted, dataloader_idx=0)
+        yield trainer.strategy.batch_to_device(prepared, dataloader_idx=0)
+
+
+def _twin(sampler: Any, seed: int) -> Any:
+    """Return a sampler that draws like another, with a generator of its own."""
+    twin = copy.copy(sampler)
+    if getattr(twin, "generator", None) is not None:
+        twin.generator = torch.Generator().manual_seed(seed)
+    if isinstance(getattr(twin, "sampler", None), Sampler):
+        twin.sampler = _twin(twin.sampler, seed)
+    return twin
 
 
 def example_of(module: pl.LightningModule, batch: Any) -> Example:
@@ -68,10 +79,10 @@ def example_of(module: pl.LightningModule, batch: Any) -> Example:
             expected="a tensor, or a tuple or list that starts with one",
             advice="pass Growth(example=function of a batch), or set example_input_array on the module",
         )
-    return (inputs[:_SAMPLES].detach(),)
+    return (inputs[:_SAMPLES],)
 
 
 def to_device(example: Example, device: torch.device) -> Example:
-    """Return the example with every tensor on a device."""
-    moved: Example = tree_map(lambda x: x.to(device) if isinstance(x, Tensor) else x, example)
+    """Return a copy of the example with every tensor on a device."""
+    moved: Example = tree_map(lambda x: x.detach().to(device, copy=True) if isinstance(x, Tensor) else x, example)
     return moved

@@ -13,10 +13,19 @@ import torch
 from torch import Tensor, nn
 
 from growkit import randomness
-from growkit.errors import GrowkitError, SurgeryError
+from growkit.errors import CheckpointError, GrowkitError, RecipeError, SurgeryError
 from growkit.growth import Budget, Context, Event, Moment, Schedule, every, grow
 from growkit.lightning.batches import example_of, statistics_batches, to_device
-from growkit.lightning.checkpoint import STATE_KEY, pack, replay_before_load, unpack
+from growkit.lightning.checkpoint import (
+    STATE_KEY,
+    follow_checkpoints,
+    journal_of,
+    layout_of,
+    note_journal,
+    pack,
+    restore_layout,
+    unpack,
+)
 from growkit.plugins import Plugin, Plugins
 from growkit.structure import trace_example
 from growkit.structure.trace import Example
@@ -65,8 +74,10 @@ class Growth(pl.Callback):
         self.plugins = Plugins(plugins)
         self._make_example, self._loss, self._seed = example, loss, seed
         self._example: Example | None = None
-        self._random_state: dict[str, Any] | None = None
-        self._stop_replay: Callable[[], None] | None = None
+        self._grown_at = -1
+        self._loaded: dict[str, Any] | None = None
+        self._trainer: pl.Trainer | None = None
+        self._stop_following: Callable[[], None] | None = None
 
     @property
     def state_key(self) -> str:
@@ -81,25 +92,44 @@ class Growth(pl.Callback):
     # ------------------------------------------------------------- when Lightning calls
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Refuse what growth cannot follow yet, and replay the journal before weights load."""
+        """Refuse what growth cannot follow yet, and have the structure ready before weights load."""
         if trainer.world_size > 1:
             raise _unsupported(f"{trainer.world_size} processes", "one process", "train on one device")
         if getattr(pl_module, "_compiler_ctx", None) is not None:
             raise _unsupported("a compiled module", "an eager module", "compile after growth")
-        self._stop_replay = self._stop_replay or replay_before_load(pl_module)
+        self._forget()
+        self._trainer = trainer
+        self.journal = journal_of(pl_module)
+        self._stop_following = follow_checkpoints(pl_module, self.state_dict)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Leave the module as it was found."""
-        if self._stop_replay is not None:
-            self._stop_replay()
-            self._stop_replay = None
+        self._forget()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Leave the module as it was found; Lightning runs no teardown after a failure."""
+        self._forget()
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Go on with the random state of the interrupted run."""
-        # Any later is too late: the iterator of the training loader draws its seed before on_train_start.
-        if self._random_state is not None:
-            randomness.restore(self._random_state)
-            self._random_state = None
+        """Go on with the random state and the optimizer layout of the interrupted run."""
+        # Any later is too late: the training loader's iterator draws its seed before on_train_start, and the state of
+        # the optimizers is loaded right after this hook.
+        if self._loaded is not None:
+            randomness.restore(self._loaded["random_state"])
+            restore_layout(self._loaded["layout"], pl_module, trainer.optimizers)
+            self._loaded = None
+        else:
+            self._grown_at = -1
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Refuse a schedule that waits for validations that never come."""
+        if self.when.needs_validation and not trainer.enable_validation:
+            raise RecipeError(
+                "growth waits for validations, and there are none",
+                seen="no validation loader, or no validation_step",
+                expected="a validation loop that logs the metric the schedule watches",
+                advice="add one, or use growkit.every",
+            )
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -108,35 +138,46 @@ class Growth(pl.Callback):
         if self._example is None:
             make = self._make_example or (lambda batch: example_of(pl_module, batch))
             self._example = to_device(make(batch), torch.device("cpu"))
-        if batch_idx % trainer.accumulate_grad_batches:
-            return  # gradients of an unfinished step are under way
+        if batch_idx % trainer.accumulate_grad_batches or trainer.global_step == self._grown_at:
+            return  # gradients of an unfinished step are under way, or a run resumed right after it grew
         if self.when.due(Moment(trainer.global_step, trainer.current_epoch, batch_idx)):
             self._grow(trainer, pl_module, batch)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Show the metrics to the schedule."""
-        if not trainer.sanity_checking:
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
             self.when.observe({name: float(value) for name, value in trainer.callback_metrics.items()})
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that a resumed run needs to grow like an uninterrupted one."""
+        trainer = self._trainer
         return pack(
             journal=self.journal,
             example=self._example,
             random_state=randomness.capture(),
             schedule=self.when.state_dict(),
-            plugins={plugin.name: plugin.state_dict() for plugin in self._stateful()},
+            plugins={name: plugin.state_dict() for name, plugin in self.plugins.stateful.items()},
+            layout=layout_of(trainer.lightning_module, trainer.optimizers) if trainer is not None else [],
+            grown_at=self._grown_at,
         )
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up what `state_dict` returned; the journal was replayed before the weights were loaded."""
         state = unpack(state_dict)
-        self.journal, self._example = state["journal"], state["example"]
-        self._random_state = state["random_state"]
-        self.when.load_state_dict(state["schedule"])
-        for plugin in self._stateful():
-            if plugin.name in state["plugins"]:
-                plugin.load_state_dict(state["plugins"][plugin.name])
+        self.journal, self._example, self._grown_at = state["journal"], state["example"], state["grown_at"]
+        self._loaded = state
+        try:
+            self.when.load_state_dict(state["schedule"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(
+                "the checkpoint was saved with another schedule of growth",
+                seen=f"{state['schedule']}",
+                expected=f"the state of a {type(self.when).__name__}",
+                advice="resume with the schedule of the interrupted run",
+            ) from error
+        for name, plugin in self.plugins.stateful.items():
+            if name in state["plugins"]:
+                plugin.load_state_dict(state["plugins"][name])
 
     # ------------------------------------------------------------- growth
 
@@ -156,10 +197,15 @@ class Growth(pl.Callback):
         event = grow(context, self.plugins, self.budget, example=example, optimizers=trainer.optimizers)
         if event is not None:
             self.events.append(event)
+            self._grown_at = trainer.global_step
+            note_journal(pl_module, self.journal)
             _log.info(summary(event))
 
-    def _stateful(self) -> list[Plugin]:
-        return [plugin for plugin in self.plugins.given if isinstance(plugin, Plugin)]
+    def _forget(self) -> None:
+        """Take the hooks off the module, and let go of what belongs to one run."""
+        if self._stop_following is not None:
+            self._stop_following()
+        self._stop_following = self._loaded = self._trainer = None
 
 
 def summary(event: Event) -> str:

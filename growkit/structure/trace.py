@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import torch
@@ -31,6 +32,9 @@ __all__ = ["Example", "Tracer", "call", "evaluation", "tensors_in", "trace_model
 
 Example = Sequence[Any] | Mapping[str, Any]
 
+# What cannot hold an input or an output of a model.
+_OPAQUE = (str, bytes, int, float, type, nn.Module, ModuleType, FunctionType, MethodType, BuiltinFunctionType)
+
 
 class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """The record of one forward pass, and the vocabulary in which rules write it.
@@ -42,6 +46,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             proportional to.
         mirrors: for each (module name, attribute), the axes whose sizes the attribute repeats.
         reached: the parameters and buffers that the pass used, by identity, in order of first use.
+        decides: whether the pass looked at values, so that other inputs may take other branches.
         outputs: the shape of the last tensor that each module returned, by its name.
     """
 
@@ -53,6 +58,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.mirrors: dict[tuple[str, str], Mirror] = {}
         self.reached: dict[int, None] = {}
         self.outputs: dict[str, tuple[int, ...]] = {}
+        self.decides = False
         self._names = {id(module): name for name, module in model.named_modules()}
         self._stack: list[nn.Module] = []
         self._operation = ""
@@ -157,6 +163,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 return parts
         out = func(*args, **kwargs)
         self._operation = str(func.overloadpacket)
+        self.decides |= torch.Tag.data_dependent_output in func.tags or torch.Tag.dynamic_output_shape in func.tags
         for tensor in tree_leaves((args, kwargs)):
             if isinstance(tensor, Tensor) and id(tensor) in self._persistent:
                 self.reached.setdefault(id(tensor))
@@ -256,7 +263,7 @@ def tensors_in(value: Any) -> list[Tensor]:
     def visit(value: Any) -> None:
         if isinstance(value, Tensor):
             found.setdefault(id(value), value)
-        elif id(value) not in seen and not isinstance(value, (str, bytes, int, float, type, nn.Module)):
+        elif id(value) not in seen and not isinstance(value, _OPAQUE):
             seen.add(id(value))
             if isinstance(value, Mapping):
                 children: Any = value.values()

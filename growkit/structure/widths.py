@@ -185,7 +185,7 @@ class Structure:
                 if name.rpartition(".")[0] in power_iterated:
                     freeze(axis.expr, f"is estimated by power iteration in {name!r} while the model trains")
         for name, parameter in parameters.items():
-            if name not in self.axes:
+            if name not in self.axes and tracer.decides:
                 self._freeze_sizes(name, parameter)
         self._fixed_parameters = sum(p.numel() for name, p in parameters.items() if name not in self.axes)
 

@@ -110,7 +110,7 @@ def test_a_misspelt_hook_in_another_process(install):
     folder = install("theirs", MISSPELT, name="cli_misspelt")
     done = subprocess.run(
         [sys.executable, "-m", "growkit", "run", "first-growth"],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), *sys.path])},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])},
         capture_output=True,
         text=True,
         timeout=60,

@@ -128,7 +128,7 @@ FAILURES = [
         kind=growkit.PluginError,
     ),
     Failure(
-        *("no list", (Asks(lambda context: GOOD, "culprit"),), r"proposed something"),
+        *("no list", (Asks(lambda context: GOOD, "culprit"),), r"returned something else than candidates"),
         kind=growkit.PluginError,
     ),
     Failure(

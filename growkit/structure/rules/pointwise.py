@@ -53,6 +53,24 @@ def copy(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any
     pointwise(tracer, func, args[:2], {}, out)
 
 
+@rule(
+    aten.empty_like,
+    aten.zeros_like,
+    aten.ones_like,
+    aten.full_like,
+    aten.rand_like,
+    aten.randn_like,
+    aten.bernoulli,
+    aten.bernoulli_,
+)
+def like(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+    """New entries, alike for all units: the sizes are those of the model tensor, the entries are whole."""
+    axes = [Axis(axis.expr) for axis in tracer[args[0]]]
+    for axis in axes:
+        tracer.constrain("copies", axis)
+    tracer[out] = axes
+
+
 @rule(aten.equal)
 def equal(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
     """Whether two tensors are equal does not depend on copies."""
