@@ -15,6 +15,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -122,7 +123,7 @@ def events(repetitions: int = 3) -> list[str]:
     methods: dict[str, Callable[[], growkit.Plugin]] = {
         "Net2Net": Net2Net,
         "RandomUnits": RandomUnits,
-        "Splitting, 1 batch": lambda: Splitting(fraction=0.1, batches=1),
+        "Splitting, 1 batch": lambda: Splitting(fraction=0.1),
         "Splitting, 4 batches": lambda: Splitting(fraction=0.1, batches=4),
     }
     for name, make in (("MLP 784-256-256-10", mlp), ("BatchNorm CNN 16-16-32", cnn)):
@@ -155,13 +156,11 @@ def surgery(repetitions: int = 5) -> list[str]:
             optimizer.step()
             optimizer.zero_grad()
             with torch.no_grad():
-                forward.append(_seconds(lambda grown=grown: grown(*inputs)))
-            traced.append(_seconds(lambda grown=grown: growkit.trace(grown, *inputs)))
+                forward.append(_seconds(partial(grown, *inputs)))
+            traced.append(_seconds(partial(growkit.trace, grown, *inputs)))
             widths = [width for width in growkit.trace(grown, *inputs).growable if not width.uniform]
             edits = [growkit.Widen(width.name, copies=range(width.size // 4)) for width in widths]
-            applied.append(
-                _seconds(lambda g=grown, e=edits, o=optimizer: growkit.apply(g, e, example=inputs, optimizers=[o]))
-            )
+            applied.append(_seconds(partial(growkit.apply, grown, edits, example=inputs, optimizers=[optimizer])))
             tensors = [p.detach() for p in grown.parameters()]
             copied.append(_seconds(lambda tensors=tensors: [t.clone() for t in tensors for _ in range(3)]))
         cells = (f"{ranged([1e3 * s for s in values], '.0f')}" for values in (forward, traced, applied, copied))
@@ -179,21 +178,22 @@ def main() -> None:
     """Measure, and print or write the tables."""
     warnings.simplefilter("ignore")
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-    machine = f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}, Lightning {pl.__version__}"
+    versions = f"torch {torch.__version__}, Lightning {pl.__version__}"
+    machine = f"{platform.machine()}, {torch.get_num_threads()} threads, {versions}"
     sections = [
         "# Benchmarks",
         "Made by `python benchmarks/overheads.py docs/benchmarks.md`. Medians, with minimum and maximum in brackets.",
         f"Machine: {machine}.",
         "## A step while no growth is due",
-        *[("\n".join(idle_steps()))],
+        "\n".join(idle_steps()),
         "## One growth event",
         "Step: a training step (Adam, batch 128) of the same network under Lightning, just before the event. "
-        "The splitting event includes the statistics batches, the private copy, trace, selection, surgery and both probes.",
-        *[("\n".join(events()))],
+        "The splitting event includes statistics batches, private copy, trace, selection, surgery and both probes.",
+        "\n".join(events()),
         "## Trace and apply",
-        "Apply widens by a quarter every width that can grow unevenly, with Adam state, and includes its own trace and two "
-        "probes. Bare copies: cloning every grown parameter and its two moments.",
-        *[("\n".join(surgery()))],
+        "Apply widens by a quarter every width that can grow unevenly, with Adam state, and includes its own trace "
+        "and two probes. Bare copies: cloning every grown parameter and its two moments.",
+        "\n".join(surgery()),
     ]
     text = "\n\n".join(sections) + "\n"
     if len(sys.argv) > 1:

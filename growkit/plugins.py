@@ -125,7 +125,7 @@ class Plugins:
                     f"{info} failed in {hook}",
                     seen=f"{type(error).__name__}: {error}",
                     expected="a hook that returns",
-                    advice="see the traceback above; leave the plugin out if the fault is not yours",
+                    advice="see its traceback (on the command line: GROWKIT_TRACEBACK=1), or leave the plugin out",
                 ) from error
             if answer is not None:
                 results.append((info.name, answer))

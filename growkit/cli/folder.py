@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,38 +16,72 @@ from growkit.errors import RecipeError
 from growkit.lightning import Growth
 from growkit.lightning.progress import GrowthProgressBar
 
-__all__ = ["JournalFile", "callbacks", "loggers", "prepare", "read_metrics"]
+__all__ = ["JournalFile", "callbacks", "check", "loggers", "read_metrics", "untouched_until"]
 
 _METRICS = "metrics.csv"
 
 
-def prepare(folder: Path, *, resuming: bool) -> Path:
-    """Make the folder of a run.
+def check(folder: Path, resumed_from: Path | None) -> None:
+    """Refuse a folder that belongs to another run.
 
     Raises:
-        RecipeError: it has files already, and no run is resumed there; or it cannot be made.
+        RecipeError: it holds files already, and the checkpoint to resume from is not among them.
     """
+    own = resumed_from is not None and resumed_from.resolve().parent == folder.resolve()
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        occupied = not resuming and any(folder.iterdir())
+        occupied = folder.exists() and any(folder.iterdir())
     except OSError as error:
-        raise RecipeError(
-            f"cannot use {str(folder)!r} as the folder of the run",
-            seen=str(error.strerror),
-            expected="a folder that can be made and written",
-            advice="choose another one with --folder",
-        ) from error
-    if occupied:
+        raise _unusable(folder, error) from error
+    if occupied and not own:
         raise RecipeError(
             f"the folder {str(folder)!r} holds files already",
             seen=", ".join(sorted(path.name for path in folder.iterdir())[:5]),
-            expected="an empty or a new folder, so that no run is overwritten",
-            advice="choose another one with --folder, or resume that run with --resume CHECKPOINT",
+            expected="a new or an empty folder, or that of the checkpoint to resume from: no run is overwritten",
+            advice="choose another one with --folder",
         )
+
+
+def _unusable(folder: Path, error: OSError) -> RecipeError:
+    return RecipeError(
+        f"cannot use {str(folder)!r} as the folder of the run",
+        seen=str(error.strerror),
+        expected="a folder that can be made and written",
+        advice="choose another one with --folder",
+    )
+
+
+@contextmanager
+def untouched_until(begun: Callable[[], bool], folder: Path) -> Iterator[None]:
+    """Make the folder; if something is raised before the run has begun, put everything back as it was.
+
+    Args:
+        begun: says whether training has begun.
+        folder: of the run.
+
+    Raises:
+        RecipeError: the folder cannot be made.
+    """
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    before = set(folder.rglob("*"))
+    kept = {path: path.read_bytes() for path in before if path.is_file() and path.suffix != ".ckpt"}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unusable(folder, error) from error
     if (metrics := folder / _METRICS).exists():
         # The logger starts its file anew; what it wrote before the interruption stays beside it.
         metrics.rename(folder / f"metrics-{len(list(folder.glob('metrics-*.csv')))}.csv")
-    return folder
+    try:
+        yield
+    except BaseException:
+        if not begun():
+            for path in sorted(set(folder.rglob("*")) - before, reverse=True):
+                path.rmdir() if path.is_dir() else path.unlink()
+            for path, content in kept.items():
+                path.write_bytes(content)
+            for path in made:
+                path.rmdir()
+        raise
 
 
 def loggers(folder: Path) -> list[Logger]:
@@ -73,10 +109,18 @@ class JournalFile(Callback):
     Args:
         path: the file.
         growth: whose journal to write.
+
+    Attributes:
+        begun: whether a training step was made. Before that nothing is written.
     """
 
     def __init__(self, path: Path, growth: Growth) -> None:
         self._path, self._growth = path, growth
+        self.begun = False
+
+    def on_train_batch_end(self, *_arguments: Any, **_keywords: Any) -> None:
+        """Note that training has begun."""
+        self.begun = True
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the journal."""
@@ -91,9 +135,10 @@ class JournalFile(Callback):
         self._write()
 
     def _write(self) -> None:
-        partial = self._path.with_suffix(".part")
-        partial.write_text(self._growth.journal.to_json(), encoding="utf-8")
-        partial.replace(self._path)
+        if self.begun:
+            partial = self._path.with_suffix(".part")
+            partial.write_text(self._growth.journal.to_json(), encoding="utf-8")
+            partial.replace(self._path)
 
 
 def read_metrics(folder: Path) -> dict[str, list[tuple[int, float]]]:

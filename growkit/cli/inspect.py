@@ -15,7 +15,7 @@ from torch import nn
 from growkit.cli.console import output
 from growkit.cli.parser import build, quiet
 from growkit.cli.recipes import find
-from growkit.errors import RecipeError
+from growkit.errors import RecipeError, suggestion
 from growkit.growth.candidate import price
 from growkit.lightning.batches import example_of
 from growkit.plugins import Plugins
@@ -42,6 +42,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def command(options: argparse.Namespace) -> None:
     """Trace the model and print a line for each width."""
     if ":" in options.model:
+        if options.overrides:
+            raise RecipeError(
+                "a factory takes no options of a recipe",
+                seen=" ".join(options.overrides),
+                expected="--input SHAPE, once for each input",
+                advice=suggestion(options.overrides[0], ["--input"], otherwise="leave them out"),
+            )
         model, example = _factory(options.model), _inputs(options.input)
     else:
         model, example = _recipe(options.model, options.overrides)
@@ -95,7 +102,7 @@ def _inputs(shapes: list[str] | None) -> Example:
         sizes = [[int(size) for size in shape.split(",")] for shape in shapes or ()]
     except ValueError:
         sizes = []
-    if not sizes:
+    if not sizes or any(size < 1 for shape in sizes for size in shape):
         raise RecipeError(
             "the inputs of the model are not known",
             seen=f"--input {' --input '.join(shapes)}" if shapes else "no --input",

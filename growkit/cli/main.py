@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Sequence
 
@@ -14,7 +15,7 @@ __all__ = ["main"]
 _EXAMPLES = """examples:
   growkit ls                                   what recipes there are
   growkit run first-growth                     watch a small network grow
-  growkit run first-growth --trainer.max_epochs 20 --growth.plugins.0.init_args.fraction 0.2
+  growkit run first-growth --trainer.max_epochs 20 --growth.plugins.init_args.fraction 0.2
   growkit cp first-growth mine.yaml            start a recipe of your own
   growkit inspect torch.nn:Identity --input 2,3
 """
@@ -54,12 +55,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options.command(options)
     except GrowkitError as error:
+        if os.environ.get("GROWKIT_TRACEBACK"):
+            raise
         print(f"growkit: error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("growkit: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        sys.stderr.close()  # the reader of our output went away, as in `growkit cat x | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader went away: `growkit cat x | head`
         return 0
     return 0

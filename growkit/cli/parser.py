@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import os
-import pkgutil
-import re
 import sys
 import warnings
 from argparse import ArgumentError
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from inspect import signature
 from pathlib import Path
 from typing import Any, Literal
 
 import pytorch_lightning as pl
-from lightning_fabric.utilities.exceptions import MisconfigurationException
+import yaml
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
 from growkit.cli.folder import callbacks, loggers
+from growkit.cli.keys import unknown_keys
 from growkit.cli.recipes import Recipe
-from growkit.errors import RecipeError, suggestion
+from growkit.errors import GrowkitError, RecipeError, suggestion
 from growkit.lightning import Growth
 
-__all__ = ["RecipeCLI", "build", "quiet"]
+__all__ = ["RecipeCLI", "build", "cannot", "quiet"]
 
 Comparison = Literal["start", "scratch"]
 
@@ -85,7 +83,10 @@ class RecipeCLI(LightningCLI):
         if isinstance(seed := self.config["seed_everything"], int):
             pl.seed_everything(seed, workers=True, verbose=False)
         built = self.parser.instantiate_classes(self.config)
-        return built["model"], built.get("data")
+        live, self.model = self.model, built["model"]
+        self._add_configure_optimizers_method_to_model(None)  # of the section `optimizer`, if there is one
+        fresh, self.model = self.model, live
+        return fresh, built.get("data")
 
     @property
     def growth(self) -> Growth:
@@ -100,21 +101,52 @@ class RecipeCLI(LightningCLI):
 
 
 def build(recipe: Recipe, overrides: Sequence[str], folder: Path | None) -> RecipeCLI:
-    """Read a recipe and build what it names: model, data, trainer, growth.
+    """Read a recipe and build what it names: model, data, trainer, growth. No file is written.
 
     Args:
         recipe: what to read.
         overrides: such as `["--trainer.max_epochs", "3"]`.
-        folder: where the run leaves its files, or None to leave none.
+        folder: where the run will leave its files, or None to leave none.
 
     Raises:
         RecipeError: something in the recipe or the overrides cannot be read or built.
     """
+    _check_keys(recipe, overrides)
     with quiet():
         try:
             return RecipeCLI(recipe.path, overrides, folder)
-        except (ArgumentError, TypeError, ValueError, MisconfigurationException, ImportError) as error:
-            raise _explain(recipe, error) from error
+        except GrowkitError:
+            raise
+        except Exception as error:  # whatever the constructors of the named classes raise
+            raise cannot(recipe, "be built", error) from error
+
+
+def cannot(recipe: Recipe, do: str, error: BaseException) -> RecipeError:
+    """Return the error for a recipe that cannot be built or begun, because of something that was raised."""
+    text = str(error) if isinstance(error, (ArgumentError, ValueError)) else f"{type(error).__name__}: {error}"
+    return RecipeError(
+        f"recipe {recipe.name!r} ({recipe.path.name}, or an option on the command line) cannot {do}",
+        seen=" ".join(text.split()) or type(error).__name__,
+        expected="values that the named classes take",
+        advice="`growkit cat first-growth` shows a recipe that works; GROWKIT_TRACEBACK=1 shows where it was raised",
+    )
+
+
+def _check_keys(recipe: Recipe, overrides: Sequence[str]) -> None:
+    try:
+        content = yaml.safe_load(recipe.text)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise cannot(recipe, "be read", error) from error
+    if not isinstance(content, dict):
+        raise cannot(recipe, "be read", ValueError(f"a {type(content).__name__} instead of sections"))
+    for key, known, owner in unknown_keys(content, overrides):
+        listed = ", ".join(sorted(known)) if len(known) <= _LISTED else f"the {len(known)} keys of that section"
+        raise RecipeError(
+            f"recipe {recipe.name!r} ({recipe.path.name}, or an option on the command line) has a key nothing takes",
+            seen=f"{key}, of {owner}" if owner else key,
+            expected=f"one of {listed}",
+            advice=suggestion(key.rpartition(".")[2], known, otherwise="`growkit cat first-growth` shows a recipe"),
+        )
 
 
 @contextmanager
@@ -131,52 +163,3 @@ def quiet() -> Iterator[None]:
         ):
             warnings.filterwarnings("ignore", message)
         yield
-
-
-# ------------------------------------------------------------------ what jsonargparse's messages mean
-
-
-def _explain(recipe: Recipe, error: Exception) -> RecipeError:
-    """Turn a parser's message into one with what, seen, expected and what to do."""
-    text = str(error)
-    key, known = _unknown_key(text)
-    where = f"recipe {recipe.name!r} ({recipe.path.name}, or an option on the command line)"
-    if key is not None:
-        listed = ", ".join(sorted(known)) if len(known) <= _LISTED else f"the {len(known)} keys of that section"
-        return RecipeError(
-            f"{where} has a key that nothing takes",
-            seen=key,
-            expected=f"one of {listed}" if known else "a key that the section has",
-            advice=suggestion(key.rpartition(".")[2], known, otherwise="`growkit cat first-growth` shows a recipe"),
-        )
-    return RecipeError(
-        f"{where} cannot be built",
-        seen=" ".join(text.split()),
-        expected="values of the types that the named classes take",
-        advice="`growkit cat first-growth` shows a recipe that works",
-    )
-
-
-def _unknown_key(text: str) -> tuple[str | None, set[str]]:
-    """Return the key that a message complains of, and those that would be right."""
-    if match := re.search(r"class_path '([\w.]+)':?\s+(?:Option|Key) '([\w.]+)' is not accepted", text):
-        return match[2], set(signature(pkgutil.resolve_name(match[1])).parameters)
-    if match := re.search(r"Group '([\w.]+)' does not accept (?:option|nested key|key) '([\w.]+)'", text):
-        return _first_unknown(f"{match[1]}.{match[2]}")
-    if match := re.search(r"unrecognized arguments: --([\w.]+)", text) or re.search(
-        r"(?:Key|Option|key|option) '([\w.]+)' is not (?:expected|accepted)", text
-    ):
-        return _first_unknown(match[1])
-    return None, set()
-
-
-def _first_unknown(key: str) -> tuple[str, set[str]]:
-    """Cut a dotted key after its first part that is not known; return it with what that part could have been."""
-    top = {"seed_everything", "model", "data", "trainer", "growth", "compare"}
-    sections = {"growth": Growth, "trainer": pl.Trainer}
-    first, _, rest = key.partition(".")
-    if first not in top:
-        return first, top
-    known = set(signature(sections[first]).parameters) if first in sections else set()
-    second = rest.partition(".")[0]
-    return (f"{first}.{second}", known) if known and second not in known else (key, set())

@@ -7,6 +7,7 @@ import argparse
 from rich.table import Table
 
 from growkit.cli.console import output
+from growkit.cli.recipes import offered_classes
 from growkit.plugins import Plugins
 
 __all__ = ["add_arguments", "command"]
@@ -19,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def command(options: argparse.Namespace) -> None:
     """Print a line for each plugin."""
     plugins = Plugins()
-    classes = {name: [cls.__name__ for cls in offered] for name, offered in plugins.call("growkit_plugin_classes")}
+    classes = {name: [cls.__name__ for cls in offered] for name, offered in offered_classes(plugins).items()}
     table = Table(box=None, header_style="bold")
     for title in ("plugin", "distribution", "hooks", "offers"):
         table.add_column(title)

@@ -36,7 +36,6 @@ UNKNOWN_OPTIONS = {
     "--growth.budgett.parameters=9": ("budgett", "budget"),
     "--growth.budget.parameter=9": ("parameter", "parameters"),
     "--growth.plugins.init_args.fractoin=0.2": ("fractoin", "fraction"),
-    "--growth.plugins.0.init_args.fractoin=0.2": ("fractoin", "fraction"),
     "--growth.when.init_args.epoch=2": ("epoch", "epochs"),
     "--trainer.max_epoch=3": ("max_epoch", "max_epochs"),
     "--data.batchsize=3": ("batchsize", "batch_size"),

@@ -39,7 +39,7 @@ def test_an_option_overrides_the_recipe():
     assert "max_epochs: 3" in Path("out/recipe.yaml").read_text()
 
 
-@pytest.mark.parametrize("option", ["--growth.plugins.0.init_args.fraction", "--growth.plugins.init_args.fraction"])
+@pytest.mark.parametrize("option", ["--growth.plugins.init_args.fraction", "--growth.plugins.fraction"])
 def test_a_setting_of_a_plugin_can_be_overridden(option):
     """The first spelling is the one that `growkit --help` and docs/recipes.md show."""
     works("run", "first-growth", *SHORT, "--folder", "out", option, "0.125")
@@ -74,6 +74,14 @@ def test_the_recipe_in_the_folder_repeats_the_run():
 def test_without_growth_all_comparisons_equal_the_run():
     rows = table(works("run", "first-growth", "--trainer.max_epochs", "2", "--folder", "out"))
     assert list(rows) == ["start", "end", "start network, never grown", "final architecture, from scratch"]
+    assert rows["end"] == rows["start network, never grown"] == rows["final architecture, from scratch"]
+
+
+@pytest.mark.filterwarnings("ignore:.*configure_optimizers. will be overridden")
+def test_the_comparisons_use_the_optimizer_of_the_recipe_too():
+    """LightningCLI takes a section `optimizer` in place of the model's own."""
+    given = ("--optimizer", "torch.optim.Adam", "--optimizer.lr", "0.0001")
+    rows = table(works("run", "first-growth", "--trainer.max_epochs", "2", *given, "--folder", "out"))
     assert rows["end"] == rows["start network, never grown"] == rows["final architecture, from scratch"]
 
 

@@ -224,8 +224,10 @@ def test_a_position_sums_over_the_terms_of_its_units():
     a, b = Symbol(3), Symbol(2)
     terms = {a: [(ints(0, 1), torch.ones(2).double()), (ints(2, -1), torch.ones(2).double())]}
     (first, one), (second, other) = expand(concat([a, b]), terms)
-    assert first.tolist() == [0, 1, 3, 4] and one.tolist() == [1, 1, 1, 1]
-    assert second.tolist() == [2, -1, -1, -1] and other[0] == 1, "the other part is not added twice"
+    assert first.tolist() == [0, 1, 3, 4]
+    assert one.tolist() == [1, 1, 1, 1]
+    assert second.tolist() == [2, -1, -1, -1], "the other part is not added twice"
+    assert other[0] == 1
     assert [source.tolist() for source, _ in expand(product([a, b]), terms)] == [[0, 1, 2, 3], [4, 5, -1, -1]]
 
 
