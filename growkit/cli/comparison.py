@@ -16,7 +16,7 @@ from growkit.cli.folder import last_before
 from growkit.cli.parser import RecipeCLI
 from growkit.growth.event import sizes
 from growkit.structure import trace_example
-from growkit.structure.trace import Example
+from growkit.structure.forward import Example
 
 __all__ = ["Row", "rows_of_comparisons", "rows_of_run", "show"]
 

@@ -20,7 +20,7 @@ from growkit.growth.candidate import price
 from growkit.lightning.batches import example_of
 from growkit.plugins import Plugins
 from growkit.structure import Structure, Width, trace_example
-from growkit.structure.trace import Example
+from growkit.structure.forward import Example
 from growkit.surgery import Widen
 
 __all__ = ["TAKES_OVERRIDES", "add_arguments", "command"]

@@ -18,7 +18,7 @@ from growkit.growth.offsets import add_offsets, check_offsets
 from growkit.growth.select import select
 from growkit.plugins import Plugins
 from growkit.structure import Structure, trace_example
-from growkit.structure.trace import Example
+from growkit.structure.forward import Example
 from growkit.surgery import Change, Deepen, Edit, Operation, Widen
 from growkit.surgery.edits import check_edits
 

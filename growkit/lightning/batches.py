@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, IterableDataset, Sampler
 
 from growkit import randomness
 from growkit.errors import StructureError
-from growkit.structure.trace import Example
+from growkit.structure.forward import Example
 
 __all__ = ["example_of", "statistics_batches", "to_device"]
 

@@ -28,7 +28,7 @@ from growkit.lightning.checkpoint import (
 )
 from growkit.plugins import Plugin, Plugins
 from growkit.structure import trace_example
-from growkit.structure.trace import Example
+from growkit.structure.forward import Example
 from growkit.surgery import Journal
 
 __all__ = ["Growth"]

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from growkit.errors import CheckpointError, GrowkitError, SurgeryError
 from growkit.lightning.batches import to_device
-from growkit.structure.trace import Example
+from growkit.structure.forward import Example
 from growkit.surgery import Journal
 
 __all__ = [

@@ -11,10 +11,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-
-import torch
-from torch import Tensor
+from collections.abc import Callable, Iterable, Sequence
 
 __all__ = [
     "Concat",
@@ -22,9 +19,6 @@ __all__ = [
     "Product",
     "Symbol",
     "concat",
-    "Term",
-    "evaluate",
-    "expand",
     "freeze",
     "leaves",
     "product",
@@ -34,7 +28,6 @@ __all__ = [
     "split",
     "squared",
     "unify",
-    "unit_positions",
 ]
 
 
@@ -296,81 +289,3 @@ def squared(expr: Expr) -> list[Symbol]:
         return [symbol for part in expr.parts for symbol in squared(part)]
     counts = Counter(symbol for factor in expr.factors for symbol in leaves(factor))
     return [symbol for symbol, count in counts.items() if count > 1]
-
-
-# ------------------------------------------------------------------ positions
-
-
-Term = tuple[Tensor, Tensor]
-
-
-def expand(expr: Expr, terms: Mapping[Symbol, list[Term]]) -> list[Term]:
-    """Say of which old positions each new position of an axis is the weighted sum.
-
-    Args:
-        expr: the expression of the axis, at its old size.
-        terms: for each symbol that changes, pairs of the old unit of every new unit, shape (new size,), int64, -1 for
-            none, and its weight, shape (new size,), float64. A new unit is the sum over the pairs.
-
-    Returns:
-        The same for positions: pairs of shape (new size of the axis,).
-    """
-    expr = resolve(expr)
-    if isinstance(expr, Symbol):
-        return terms.get(expr) or [(torch.arange(expr.size), torch.ones(expr.size, dtype=torch.float64))]
-    if isinstance(expr, Concat):
-        return _lay_end_to_end([(part.size, expand(part, terms)) for part in expr.parts])
-    merged: list[Term] = [(torch.zeros(1, dtype=torch.int64), torch.ones(1, dtype=torch.float64))]
-    for factor in expr.factors:
-        merged = [_outer(one, other, factor.size) for one in merged for other in expand(factor, terms)]
-    return merged
-
-
-def _outer(slow: Term, fast: Term, size: int) -> Term:
-    source = slow[0][:, None] * size + fast[0][None, :]
-    missing = (slow[0][:, None] < 0) | (fast[0][None, :] < 0)
-    return torch.where(missing, -1, source).flatten(), torch.outer(slow[1], fast[1]).flatten()
-
-
-def _lay_end_to_end(parts: list[tuple[int, list[Term]]]) -> list[Term]:
-    result = []
-    for index in range(max(len(terms) for _, terms in parts)):
-        sources, weights, offset = [], [], 0
-        for size, terms in parts:
-            source, weight = terms[index] if index < len(terms) else (torch.full_like(terms[0][0], -1), terms[0][1])
-            sources.append(torch.where(source < 0, -1, source + offset))
-            weights.append(weight)
-            offset += size
-        result.append((torch.cat(sources), torch.cat(weights)))
-    return result
-
-
-def unit_positions(expr: Expr, symbol: Symbol) -> Tensor:
-    """Return the positions of every unit of `symbol` along an axis, shape (symbol size, multiplicity), int64."""
-    unit = _unit_of(expr, symbol)
-    held = torch.nonzero(unit >= 0).flatten()
-    return held[torch.argsort(unit[held], stable=True)].reshape(symbol.size, -1)
-
-
-def _unit_of(expr: Expr, symbol: Symbol) -> Tensor:
-    """Return, for each position of an axis, the unit of `symbol` there, or -1."""
-    expr = resolve(expr)
-    if isinstance(expr, Symbol):
-        return torch.arange(expr.size) if expr is symbol else torch.full((expr.size,), -1)
-    if isinstance(expr, Concat):
-        return torch.cat([_unit_of(part, symbol) for part in expr.parts])
-    merged = torch.full((1,), -1)
-    for factor in expr.factors:
-        unit = _unit_of(factor, symbol)
-        merged = torch.maximum(merged[:, None], unit[None, :]).flatten()
-    return merged
-
-
-def evaluate(expr: Expr, sizes: Mapping[Symbol, int]) -> int:
-    """Return the size that an expression has when some symbols have other sizes."""
-    expr = resolve(expr)
-    if isinstance(expr, Symbol):
-        return sizes.get(expr, expr.size)
-    if isinstance(expr, Concat):
-        return sum(evaluate(part, sizes) for part in expr.parts)
-    return math.prod(evaluate(factor, sizes) for factor in expr.factors)

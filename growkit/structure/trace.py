@@ -7,9 +7,8 @@ records what it demands of their roles. An operation without a rule freezes what
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import torch
@@ -20,20 +19,14 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from growkit import randomness
 from growkit.errors import StructureError
 from growkit.structure.dimensions import Symbol, freeze, unify
-from growkit.structure.guard import WriteGuard
+from growkit.structure.forward import Example, call, evaluation, tensors_in
 from growkit.structure.mirrors import MIRRORING, Mirror, agrees, output_mirrors, parameter_mirrors
 from growkit.structure.roles import Axis, Constraint
 from growkit.structure.rules import RULES, pointwise, refuse
 
-__all__ = ["Example", "Tracer", "call", "evaluation", "tensors_in", "trace_model"]
-
-Example = Sequence[Any] | Mapping[str, Any]
-
-# What cannot hold an input or an output of a model.
-_OPAQUE = (str, bytes, int, float, type, nn.Module, ModuleType, FunctionType, MethodType, BuiltinFunctionType)
+__all__ = ["Tracer", "trace_model"]
 
 
 class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -251,52 +244,5 @@ def _train_pass(model: nn.Module, example: Example) -> None:
     except Exception:
         pass
     finally:
-        for module, training in modes:
-            module.training = training
-
-
-def tensors_in(value: Any) -> list[Tensor]:
-    """Return the tensors inside nested containers, data classes and plain objects, in order, each once."""
-    found: dict[int, Tensor] = {}
-    seen: set[int] = set()
-
-    def visit(value: Any) -> None:
-        if isinstance(value, Tensor):
-            found.setdefault(id(value), value)
-        elif id(value) not in seen and not isinstance(value, _OPAQUE):
-            seen.add(id(value))
-            if isinstance(value, Mapping):
-                children: Any = value.values()
-            elif isinstance(value, (list, tuple, set, frozenset)):
-                children = value
-            else:
-                children = getattr(value, "__dict__", {}).values()
-            for child in children:
-                visit(child)
-
-    visit(value)
-    return list(found.values())
-
-
-def call(model: nn.Module, example: Example) -> Any:
-    """Call the model with positional inputs (a tuple) or keyword inputs (a dict)."""
-    return model(**example) if isinstance(example, Mapping) else model(*example)
-
-
-@contextmanager
-def evaluation(model: nn.Module, example: Example) -> Iterator[None]:
-    """Run forward passes in evaluation mode without leaving a trace.
-
-    Modes, whatever the pass writes to parameters, buffers and inputs, and the global random state are put back; no
-    gradients are recorded.
-    """
-    modes = [(module, module.training) for module in model.modules()]
-    guard = WriteGuard(model, tensors_in(example))
-    model.eval()
-    try:
-        with randomness.isolated(), torch.no_grad(), guard:
-            yield
-    finally:
-        guard.restore()
         for module, training in modes:
             module.training = training

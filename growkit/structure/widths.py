@@ -13,10 +13,12 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import _SpectralNorm
 
 from growkit.errors import StructureError, suggestion
-from growkit.structure.dimensions import Symbol, evaluate, freeze, leaves, squared, unit_positions
+from growkit.structure.dimensions import Symbol, freeze, leaves, squared
+from growkit.structure.forward import Example, tensors_in
 from growkit.structure.mirrors import Mirror
+from growkit.structure.positions import evaluate, unit_positions
 from growkit.structure.roles import COPIES, Axis, Roles
-from growkit.structure.trace import Example, Tracer, tensors_in, trace_model
+from growkit.structure.trace import Tracer, trace_model
 
 __all__ = ["Slice", "Structure", "Width", "trace"]
 

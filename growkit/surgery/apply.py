@@ -13,8 +13,9 @@ from torch.utils._pytree import tree_flatten
 
 from growkit.errors import SurgeryError
 from growkit.structure import Structure, trace_example
-from growkit.structure.dimensions import Symbol, evaluate, freeze
-from growkit.structure.trace import Example, call, evaluation, tensors_in
+from growkit.structure.dimensions import Symbol, freeze
+from growkit.structure.forward import Example, call, evaluation, tensors_in
+from growkit.structure.positions import evaluate
 from growkit.surgery.carry import Change, ParamChange, apply_maps, axis_map
 from growkit.surgery.deepen import insert_block, set_children
 from growkit.surgery.edits import Deepen, Edit, UnitMap, Widen, check_edits, merge

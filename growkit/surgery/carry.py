@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from growkit.errors import SurgeryError, suggestion
-from growkit.structure.dimensions import Symbol, Term, expand, leaves
+from growkit.structure.dimensions import Symbol, leaves
+from growkit.structure.positions import Term, expand
 from growkit.structure.roles import SHARES, Axis, Roles
 from growkit.surgery.edits import Edit, UnitMap
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from growkit.errors import SurgeryError, suggestion
 from growkit.structure import Structure, Width
-from growkit.structure.dimensions import Term
+from growkit.structure.positions import Term
 from growkit.surgery.deepen import Deepen
 
 __all__ = ["Deepen", "Edit", "Narrow", "UnitMap", "Widen", "edit_from_dict", "edit_to_dict", "merge"]

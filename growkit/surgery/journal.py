@@ -11,7 +11,7 @@ from torch import nn
 
 from growkit.errors import SurgeryError
 from growkit.structure import trace_example
-from growkit.structure.trace import Example
+from growkit.structure.forward import Example
 from growkit.surgery.apply import Operation
 from growkit.surgery.edits import Edit, edit_from_dict, edit_to_dict
 

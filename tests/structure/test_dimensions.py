@@ -14,8 +14,6 @@ from growkit.structure.dimensions import (
     Product,
     Symbol,
     concat,
-    evaluate,
-    expand,
     freeze,
     leaves,
     product,
@@ -25,8 +23,8 @@ from growkit.structure.dimensions import (
     split,
     squared,
     unify,
-    unit_positions,
 )
+from growkit.structure.positions import evaluate, expand, unit_positions
 
 
 def ints(*numbers: int) -> torch.Tensor:

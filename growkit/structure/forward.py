@@ -1,0 +1,68 @@
+"""Forward passes on example inputs that leave no trace in the model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from growkit import randomness
+from growkit.structure.guard import WriteGuard
+
+__all__ = ["Example", "call", "evaluation", "tensors_in"]
+
+Example = Sequence[Any] | Mapping[str, Any]
+
+# What cannot hold an input or an output of a model.
+_OPAQUE = (str, bytes, int, float, type, nn.Module, ModuleType, FunctionType, MethodType, BuiltinFunctionType)
+
+
+def tensors_in(value: Any) -> list[Tensor]:
+    """Return the tensors inside nested containers, data classes and plain objects, in order, each once."""
+    found: dict[int, Tensor] = {}
+    seen: set[int] = set()
+
+    def visit(value: Any) -> None:
+        if isinstance(value, Tensor):
+            found.setdefault(id(value), value)
+        elif id(value) not in seen and not isinstance(value, _OPAQUE):
+            seen.add(id(value))
+            if isinstance(value, Mapping):
+                children: Any = value.values()
+            elif isinstance(value, (list, tuple, set, frozenset)):
+                children = value
+            else:
+                children = getattr(value, "__dict__", {}).values()
+            for child in children:
+                visit(child)
+
+    visit(value)
+    return list(found.values())
+
+
+def call(model: nn.Module, example: Example) -> Any:
+    """Call the model with positional inputs (a tuple) or keyword inputs (a dict)."""
+    return model(**example) if isinstance(example, Mapping) else model(*example)
+
+
+@contextmanager
+def evaluation(model: nn.Module, example: Example) -> Iterator[None]:
+    """Run forward passes in evaluation mode without leaving a trace.
+
+    Modes, whatever the pass writes to parameters, buffers and inputs, and the global random state are put back; no
+    gradients are recorded.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    guard = WriteGuard(model, tensors_in(example))
+    model.eval()
+    try:
+        with randomness.isolated(), torch.no_grad(), guard:
+            yield
+    finally:
+        guard.restore()
+        for module, training in modes:
+            module.training = training
