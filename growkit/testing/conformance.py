@@ -68,8 +68,9 @@ class PluginConformance:
         """Every random draw comes from `context.generator`."""
         for name, model, x in tiny_models():
             twins = [copy.deepcopy(model), copy.deepcopy(model)]
-            for twin in twins:
-                grow(self._context(twin, x), Plugins([self.make()]), Budget(), example=(x,))
+            for number, twin in enumerate(twins):
+                with randomness.isolated(number):
+                    grow(self._context(twin, x), Plugins([self.make()]), Budget(), example=(x,))
             assert _equal(twins[0].state_dict(), twins[1].state_dict()), name
 
     def test_training_goes_on(self) -> None:
