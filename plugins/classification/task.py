@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
+from torchmetrics.functional.classification import multiclass_accuracy
 
 __all__ = ["Classifier"]
 
@@ -69,7 +70,7 @@ class Classifier(pl.LightningModule):
         if self._is_attached():
             metrics = {
                 f"{stage}_loss": loss.detach(),
-                f"{stage}_accuracy": (logits.argmax(dim=1) == labels).float().mean(),
+                f"{stage}_accuracy": multiclass_accuracy(logits, labels, logits.shape[1], average="micro"),
             }
             self.log_dict(metrics, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(labels), sync_dist=True)
         return loss
