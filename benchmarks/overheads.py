@@ -60,6 +60,20 @@ class TimedGrowth(growkit.Growth):
         self.seconds.append(time.perf_counter() - start)
 
 
+class WatchedGrowth(growkit.Growth):
+    """Growth that notes how long its only hook inside the training loop takes."""
+
+    def __init__(self) -> None:
+        super().__init__([Splitting()], Never())
+        self.seconds: list[float] = []
+
+    def on_train_batch_start(self, *arguments: object) -> None:
+        """Measure the hook."""
+        start = time.perf_counter()
+        super().on_train_batch_start(*arguments)  # type: ignore[arg-type]
+        self.seconds.append(time.perf_counter() - start)
+
+
 class Never(growkit.Schedule):
     """No growth."""
 
@@ -71,6 +85,11 @@ class Never(growkit.Schedule):
 def mlp() -> tuple[nn.Module, tuple[int, ...]]:
     """Return a perceptron of MNIST's size, and the shape of an input."""
     return MLP(784, [256, 256], 10), (1, 28, 28)
+
+
+def wide_mlp() -> tuple[nn.Module, tuple[int, ...]]:
+    """Return a perceptron four times as wide."""
+    return MLP(784, [1024, 1024], 10), (1, 28, 28)
 
 
 def cnn() -> tuple[nn.Module, tuple[int, ...]]:
@@ -102,18 +121,24 @@ def ranged(values: list[float], digits: str = ".3f") -> str:
 
 def idle_steps(repetitions: int = 9, steps: int = 200) -> list[str]:
     """Compare the step time with the callback and no growth due with that of plain Lightning."""
-    rows = ["| network | plain step, ms | ratio with growkit |", "| --- | --- | --- |"]
+    rows = [
+        "| network | plain step, ms | ratio with growkit | growkit's own hook, share of a step |",
+        "| --- | --- | --- | --- |",
+    ]
     for name, make in (("MLP 784-256-256-10", mlp), ("BatchNorm CNN 16-16-32", cnn)):
-        plain, ratios = [], []
+        plain, ratios, shares = [], [], []
         for repetition in range(repetitions):
             timers = [StepTimer(), StepTimer()]
-            callbacks: list[list[pl.Callback]] = [[], [growkit.Growth([Splitting()], when=Never())]]
+            watched = WatchedGrowth()
+            callbacks: list[list[pl.Callback]] = [[], [watched]]
             # Which of the two goes first alternates, so that a drift of the machine favours neither.
             for index in (0, 1) if repetition % 2 else (1, 0):
                 fit(make, [*callbacks[index], timers[index]], steps)
             plain.append(median(timers[0].steps))
             ratios.append(median(timers[1].steps) / median(timers[0].steps))
-        rows.append(f"| {name}, batch 128 | {ranged([1e3 * s for s in plain])} | {ranged(ratios)} |")
+            shares.append(median(watched.seconds) / median(timers[1].steps))
+        cells = ranged([1e3 * s for s in plain]), ranged(ratios), ranged(shares, ".4f")
+        rows.append(f"| {name}, batch 128 | " + " | ".join(cells) + " |")
     return rows
 
 
@@ -126,7 +151,11 @@ def events(repetitions: int = 3) -> list[str]:
         "Splitting, 1 batch": lambda: Splitting(fraction=0.1),
         "Splitting, 4 batches": lambda: Splitting(fraction=0.1, batches=4),
     }
-    for name, make in (("MLP 784-256-256-10", mlp), ("BatchNorm CNN 16-16-32", cnn)):
+    for name, make in (
+        ("MLP 784-256-256-10", mlp),
+        ("MLP 784-1024-1024-10", wide_mlp),
+        ("BatchNorm CNN 16-16-32", cnn),
+    ):
         for method, plugin in methods.items():
             seconds, ratios = [], []
             for _ in range(repetitions):

@@ -36,7 +36,7 @@ def check_offsets(structure: Structure, candidate: Candidate) -> None:
                 advice="`structure[width].incoming` lists them",
             )
         expected = [axis.expr.size for axis in structure.axes[name]]
-        expected[piece.axis] = (2 * len(edit.copies) + edit.new) * piece.index.shape[1]
+        expected[piece.axis] = (2 * len(edit.copies) + edit.new) * piece.multiplicity
         if list(offset.shape) != expected or not bool(offset.isfinite().all()):
             raise SurgeryError(
                 f"the candidate {edit} has offsets for {name!r} that cannot be added",
@@ -58,6 +58,7 @@ def add_offsets(structure: Structure, candidates: Sequence[Candidate], change: C
     """
     parameters = dict([*structure.model.named_parameters(), *structure.model.named_buffers()])
     totals = {edit.width: edit for edit in change.edits if isinstance(edit, Widen)}
+    pieces = {(width, piece.parameter): (piece, piece.index) for width in totals for piece in structure[width].incoming}
     copies_before = dict.fromkeys(totals, 0)
     new_before = dict.fromkeys(totals, 0)
     for candidate in candidates:
@@ -73,10 +74,9 @@ def add_offsets(structure: Structure, candidates: Sequence[Candidate], change: C
         copies = range(first_copy, first_copy + len(edit.copies))
         units = torch.tensor([*edit.copies, *copies, *range(first_new, first_new + edit.new)])
         for name, offset in candidate.offsets.items():
-            piece = _incoming(structure, candidate, name)
-            assert piece is not None
+            piece, index = pieces[edit.width, name]
             target = parameters[name]
-            places = piece.index[units].flatten().to(target.device)
+            places = index[units].flatten().to(target.device)
             carried = _carry(offset.to(target), change, piece)
             target.data.index_add_(piece.axis, places, carried)
 

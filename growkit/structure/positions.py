@@ -10,7 +10,7 @@ from torch import Tensor
 
 from growkit.structure.dimensions import Concat, Expr, Symbol, resolve
 
-__all__ = ["Term", "evaluate", "expand", "unit_positions"]
+__all__ = ["Term", "evaluate", "expand", "multiplicity", "unit_positions"]
 
 Term = tuple[Tensor, Tensor]
 
@@ -61,6 +61,17 @@ def unit_positions(expr: Expr, symbol: Symbol) -> Tensor:
     unit = _unit_of(expr, symbol)
     held = torch.nonzero(unit >= 0).flatten()
     return held[torch.argsort(unit[held], stable=True)].reshape(symbol.size, -1)
+
+
+def multiplicity(expr: Expr, symbol: Symbol) -> int:
+    """Return how many positions of an axis belong to each unit of `symbol`; 0 if it has no part in it."""
+    expr = resolve(expr)
+    if isinstance(expr, Symbol):
+        return int(expr is symbol)
+    if isinstance(expr, Concat):
+        return sum(multiplicity(part, symbol) for part in expr.parts)
+    counts = [multiplicity(factor, symbol) for factor in expr.factors]
+    return math.prod(count or factor.size for count, factor in zip(counts, expr.factors, strict=True)) * any(counts)
 
 
 def _unit_of(expr: Expr, symbol: Symbol) -> Tensor:

@@ -16,7 +16,7 @@ from growkit.errors import StructureError, suggestion
 from growkit.structure.dimensions import Symbol, freeze, leaves, squared
 from growkit.structure.forward import Example, tensors_in
 from growkit.structure.mirrors import Mirror
-from growkit.structure.positions import evaluate, unit_positions
+from growkit.structure.positions import evaluate, multiplicity, unit_positions
 from growkit.structure.roles import COPIES, Axis, Roles
 from growkit.structure.trace import Tracer, trace_model
 
@@ -41,6 +41,11 @@ class Slice:
     def index(self) -> Tensor:
         """Positions of each unit along the axis: shape (size, multiplicity), int64."""
         return unit_positions(self._axis.expr, self._symbol)
+
+    @property
+    def multiplicity(self) -> int:
+        """Number of positions of each unit along the axis."""
+        return multiplicity(self._axis.expr, self._symbol)
 
 
 @dataclass(frozen=True, eq=False)

@@ -47,12 +47,13 @@ class Net2Net(growkit.Plugin):
     def _offsets(self, context: growkit.Context, width: growkit.Width) -> dict[str, Tensor]:
         """Return noise for the copy, none for the original, on every incoming weight matrix or kernel."""
         offsets = {}
+        weights = context.structure.model.state_dict()
         for piece in width.incoming:
-            weight = context.structure.model.state_dict()[piece.parameter]
+            weight = weights[piece.parameter]
             if weight.dim() < 2:
                 continue  # biases and statistics of norms stay equal
             shape = list(weight.shape)
-            shape[piece.axis] = piece.index.shape[1]
+            shape[piece.axis] = piece.multiplicity
             draw = torch.randn(shape, generator=context.generator).to(weight)
             noise = self.noise * weight.square().mean().sqrt() * draw
             offsets[piece.parameter] = torch.cat([torch.zeros_like(noise), noise], dim=piece.axis)

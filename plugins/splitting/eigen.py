@@ -14,7 +14,7 @@ _CHECK_EVERY = 8  # a look at the residuals costs more than a product
 
 @torch.no_grad()
 def smallest_eigenpairs(
-    multiply: Callable[[Tensor, Tensor], Tensor], start: Tensor, *, tolerance: float
+    multiply: Callable[[Tensor, Tensor], Tensor], start: Tensor, *, tolerance: float, wanted: int | None = None
 ) -> tuple[Tensor, Tensor]:
     """Find the smallest eigenvalue and its unit eigenvector of each of a batch of symmetric matrices.
 
@@ -29,6 +29,8 @@ def smallest_eigenpairs(
             products, shape (m, dimension).
         start: start vectors, shape (matrices, dimension); random ones have a part along every eigenvector.
         tolerance: relative residual, at least 0.
+        wanted: how many of the smallest eigenvalues matter; all if None. A matrix whose eigenvalue, even less its
+            residual, lies above so many others leaves the iteration, too; what is returned of it is an upper bound.
 
     Returns:
         Eigenvalues, shape (matrices,), and eigenvectors, shape (matrices, dimension).
@@ -59,9 +61,13 @@ def smallest_eigenpairs(
         if iteration % _CHECK_EVERY == 0 or iteration == dimension:
             ritz, weights = _ritz(diagonal, beside)
             residual = (length * weights[:, -1]).abs()
-            done = residual <= tolerance * ritz.abs().amax(1) if iteration < dimension else residual > -1
+            values[active] = ritz[:, 0]
+            done = residual <= tolerance * ritz.abs().amax(1)
+            if wanted is not None and wanted < count:
+                done |= ritz[:, 0] - residual > values.kthvalue(wanted).values
+            if iteration == dimension:
+                done = torch.ones_like(done)
             finished = active[done]
-            values[finished] = ritz[done, 0]
             found = (weights[done, None] @ basis[done])[:, 0]
             vectors[finished] = found / found.norm(dim=1, keepdim=True).clamp(min=tiny)
             going = ~done

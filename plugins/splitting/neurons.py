@@ -60,7 +60,9 @@ def splitting_matrices(neurons: Neurons) -> Tensor:
     return weighted @ neurons.inputs
 
 
-def splitting_indices(neurons: Neurons, generator: torch.Generator, tolerance: float) -> tuple[Tensor, Tensor]:
+def splitting_indices(
+    neurons: Neurons, generator: torch.Generator, tolerance: float, wanted: int | None = None
+) -> tuple[Tensor, Tensor]:
     """Return the splitting index and the splitting gradient of every neuron: the smallest eigenpair of its matrix.
 
     No matrix is formed. Where there are fewer samples than dimensions, all eigenvectors with an eigenvalue other
@@ -71,6 +73,7 @@ def splitting_indices(neurons: Neurons, generator: torch.Generator, tolerance: f
         neurons: of one width.
         generator: of the start vectors.
         tolerance: relative residual of the eigenpairs, see `smallest_eigenpairs`.
+        wanted: how many of the smallest indices matter, see there; all if None.
 
     Returns:
         Indices, shape (units,), and unit vectors, shape (units, dimension).
@@ -90,7 +93,7 @@ def splitting_indices(neurons: Neurons, generator: torch.Generator, tolerance: f
     def multiply(vectors: Tensor, which: Tensor) -> Tensor:
         return (neurons.curvature[:, which] * (inputs @ vectors.T)).T @ inputs
 
-    values, vectors = smallest_eigenpairs(multiply, start, tolerance=tolerance)
+    values, vectors = smallest_eigenpairs(multiply, start, tolerance=tolerance, wanted=wanted)
     return values, vectors if span is None else vectors @ span.T
 
 

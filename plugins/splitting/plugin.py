@@ -65,13 +65,13 @@ class Splitting(growkit.Plugin):
         )
         for name, reason in refused.items():
             _log.info("splitting passes over width %r: %s", name, reason)
+        count = max(1, round(self.fraction * sum(neurons.units for neurons in layers)))
         ranked: list[tuple[float, Neurons, int, Tensor]] = []
         for neurons in layers:
-            values, vectors = splitting_indices(neurons, context.generator, self.tolerance)
+            values, vectors = splitting_indices(neurons, context.generator, self.tolerance, wanted=count)
             ranked.extend((value, neurons, unit, vectors[unit]) for unit, value in enumerate(values.tolist()))
         ranked.sort(key=lambda entry: entry[0])
-        best = ranked[: max(1, round(self.fraction * len(ranked)))]
-        return [self._split(context, *entry) for entry in best if entry[0] < 0]
+        return [self._split(context, *entry) for entry in ranked[:count] if entry[0] < 0]
 
     def _split(
         self, context: growkit.Context, value: float, neurons: Neurons, unit: int, direction: Tensor

@@ -137,3 +137,26 @@ def test_it_leaves_the_start_vectors_and_gradients_alone():
     assert torch.equal(start.detach(), before)
     assert not values.requires_grad
     assert not vectors.requires_grad
+
+
+def test_matrices_that_do_not_matter_leave_early():
+    generator = torch.Generator().manual_seed(3)
+    matrices = torch.randn(64, 40, 40, generator=generator, dtype=torch.float64)
+    matrices = (matrices + matrices.mT) * torch.linspace(0.2, 3.0, 64, dtype=torch.float64)[:, None, None]
+    exact = torch.linalg.eigvalsh(matrices)[:, 0]
+    asked = []
+
+    def multiply(vectors: Tensor, which: Tensor) -> Tensor:
+        asked.append(len(which))
+        return (matrices[which] @ vectors[:, :, None])[:, :, 0]
+
+    start = torch.randn(64, 40, generator=generator, dtype=torch.float64)
+    values, vectors = smallest_eigenpairs(multiply, start, tolerance=1e-9, wanted=8)
+    best = values.argsort()[:8]
+    assert set(best.tolist()) == set(exact.argsort()[:8].tolist())
+    torch.testing.assert_close(values[best], exact[best], rtol=1e-9, atol=0)
+    quotients = (vectors[best, None] @ matrices[best] @ vectors[best, :, None])[:, 0, 0]
+    torch.testing.assert_close(quotients, exact[best], rtol=1e-9, atol=0)
+    assert (values >= exact - 1e-9).all(), "what left early is bounded from above"
+    assert asked[0] == 64
+    assert asked[8] < 32
