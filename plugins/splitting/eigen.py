@@ -9,6 +9,9 @@ from torch import Tensor
 
 __all__ = ["smallest_eigenpairs"]
 
+# A residual bounds the distance to some eigenvalue, not to the smallest. With this margin 0.2 % of the wanted ones were
+# missed on random matrices, with 1 it was 1 %, without leaving early 0.03 %.
+_MARGIN = 3
 _CHECK_EVERY = 8  # a look at the residuals costs more than a product
 
 
@@ -29,8 +32,8 @@ def smallest_eigenpairs(
             products, shape (m, dimension).
         start: start vectors, shape (matrices, dimension); random ones have a part along every eigenvector.
         tolerance: relative residual, at least 0.
-        wanted: how many of the smallest eigenvalues matter; all if None. A matrix whose eigenvalue, even less its
-            residual, lies above so many others leaves the iteration, too; what is returned of it is an upper bound.
+        wanted: how many of the smallest eigenvalues matter; all if None. A matrix whose eigenvalue, even less thrice
+            its residual, lies above so many others leaves the iteration, too; what is returned of it is an upper bound.
 
     Returns:
         Eigenvalues, shape (matrices,), and eigenvectors, shape (matrices, dimension).
@@ -64,7 +67,7 @@ def smallest_eigenpairs(
             values[active] = ritz[:, 0]
             done = residual <= tolerance * ritz.abs().amax(1)
             if wanted is not None and wanted < count:
-                done |= ritz[:, 0] - residual > values.kthvalue(wanted).values
+                done |= ritz[:, 0] - _MARGIN * residual > values.kthvalue(wanted).values
             if iteration == dimension:
                 done = torch.ones_like(done)
             finished = active[done]
