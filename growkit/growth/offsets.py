@@ -9,7 +9,7 @@ from torch import Tensor
 
 from growkit.errors import SurgeryError
 from growkit.growth.candidate import Candidate
-from growkit.structure import Slice, Structure
+from growkit.structure import Slice, Structure, Width
 from growkit.structure.dimensions import leaves
 from growkit.surgery import Change, Widen
 
@@ -27,7 +27,7 @@ def check_offsets(structure: Structure, candidate: Candidate) -> None:
         return
     edit = candidate.edit
     for name, offset in candidate.offsets.items():
-        piece = _incoming(structure, candidate, name) if isinstance(edit, Widen) else None
+        piece = _incoming(structure[edit.width]).get(name) if isinstance(edit, Widen) else None
         if not isinstance(edit, Widen) or piece is None:
             raise SurgeryError(
                 f"the candidate {edit} has offsets for {name!r}, which holds none of the units it adds",
@@ -58,7 +58,9 @@ def add_offsets(structure: Structure, candidates: Sequence[Candidate], change: C
     """
     parameters = dict([*structure.model.named_parameters(), *structure.model.named_buffers()])
     totals = {edit.width: edit for edit in change.edits if isinstance(edit, Widen)}
-    pieces = {(width, piece.parameter): (piece, piece.index) for width in totals for piece in structure[width].incoming}
+    pieces = {
+        (width, name): (piece, piece.index) for width in totals for name, piece in _incoming(structure[width]).items()
+    }
     copies_before = dict.fromkeys(totals, 0)
     new_before = dict.fromkeys(totals, 0)
     for candidate in candidates:
@@ -81,10 +83,9 @@ def add_offsets(structure: Structure, candidates: Sequence[Candidate], change: C
             target.data.index_add_(piece.axis, places, carried)
 
 
-def _incoming(structure: Structure, candidate: Candidate, parameter: str) -> Slice | None:
-    assert not hasattr(candidate.edit, "after")
-    width = structure[candidate.edit.width]  # type: ignore[union-attr]
-    return next((piece for piece in width.incoming if piece.parameter == parameter), None)
+def _incoming(width: Width) -> dict[str, Slice]:
+    """Return the incoming slices of a width by parameter, the first one of a parameter that has several."""
+    return {piece.parameter: piece for piece in reversed(width.incoming)}
 
 
 def _carry(offset: Tensor, change: Change, piece: Slice) -> Tensor:
