@@ -133,6 +133,10 @@ class Plugins:
                     break
         return results
 
+    def implement(self, hook: str) -> bool:
+        """Say whether any plugin has this hook."""
+        return any(hook in info.hooks for info in self)
+
     def first(self, hook: str, **arguments: Any) -> Any | None:
         """Call a first-result hook; return the first answer, or None."""
         return next((answer for _, answer in self.call(hook, **arguments)), None)

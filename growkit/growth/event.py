@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,12 +19,14 @@ from growkit.growth.select import select
 from growkit.plugins import Plugins
 from growkit.structure import Structure, trace_example
 from growkit.structure.forward import Example
-from growkit.surgery import Change, Deepen, Edit, Operation, Widen
+from growkit.surgery import Change, Deepen, Edit, Operation, ParamChange, Widen
 from growkit.surgery.edits import check_edits
 
 __all__ = ["Event", "grow", "sizes"]
 
 _log = logging.getLogger(__name__)
+
+_CARRY = "growkit_carry_optimizer_state"
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,15 +89,11 @@ def grow(
         with randomness.isolated():
             plugins.call("growkit_grown", event=happened[0], model=context.structure.model)
 
-    operation = Operation(
-        context.structure,
-        example,
-        optimizers,
-        seed=context.seed,
-        carry_state=lambda optimizer, change, state: plugins.first(
-            "growkit_carry_optimizer_state", optimizer=optimizer, change=change, state=state
-        ),
-    )
+    def carry_state(optimizer: Optimizer, change: ParamChange, state: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        return plugins.first(_CARRY, optimizer=optimizer, change=change, state=state)
+
+    asked = carry_state if plugins.implement(_CARRY) else None
+    operation = Operation(context.structure, example, optimizers, seed=context.seed, carry_state=asked)
     recorded = len(context.journal)
     try:
         operation.perform([candidate.edit for candidate in chosen], then=finish)

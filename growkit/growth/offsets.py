@@ -56,7 +56,7 @@ def add_offsets(structure: Structure, candidates: Sequence[Candidate], change: C
         candidates: in the order in which their edits were joined.
         change: what became of the parameters.
     """
-    parameters = dict([*structure.model.named_parameters(), *structure.model.named_buffers()])
+    parameters = structure.tensors
     totals = {edit.width: edit for edit in change.edits if isinstance(edit, Widen)}
     pieces = {
         (width, name): (piece, piece.index) for width in totals for name, piece in _incoming(structure[width]).items()

@@ -108,7 +108,8 @@ class Growth(pl.Callback):
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Leave the module as it was found; Lightning runs no teardown after a failure."""
-        self._forget()
+        # The trainer stays known: a checkpoint may be saved because of the failure, after this hook.
+        self._unhook()
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Go on with the random state and the optimizer layout of the interrupted run."""
@@ -202,10 +203,15 @@ class Growth(pl.Callback):
             _log.info(summary(event))
 
     def _forget(self) -> None:
-        """Take the hooks off the module, and let go of what belongs to one run."""
+        """Let go of what belongs to one run."""
+        self._unhook()
+        self._loaded = self._trainer = None
+
+    def _unhook(self) -> None:
+        """Take the hooks off the module."""
         if self._stop_following is not None:
             self._stop_following()
-        self._stop_following = self._loaded = self._trainer = None
+        self._stop_following = None
 
 
 def summary(event: Event) -> str:

@@ -133,6 +133,11 @@ class Structure:
         return self.widths[name]
 
     @property
+    def tensors(self) -> dict[str, Tensor]:
+        """The model's parameters and buffers, by qualified name."""
+        return dict([*self.model.named_parameters(), *self.model.named_buffers()])
+
+    @property
     def growable(self) -> list[Width]:
         """The widths that are not frozen, in forward order."""
         return [width for width in self.widths.values() if not width.frozen]

@@ -129,7 +129,7 @@ class Operation:
     # ------------------------------------------------------------- planning
 
     def _plan(self, units: dict[Symbol, UnitMap]) -> list[ParamChange]:
-        named = dict([*self.model.named_parameters(), *self.model.named_buffers()])
+        named = self.structure.tensors
         changes = []
         for name, axes in self.structure.axes.items():
             maps = tuple(axis_map(axis, units, self.structure.roles) for axis in axes)

@@ -23,7 +23,7 @@ def check_removals(structure: Structure, edits: Sequence[Edit]) -> None:
     Raises:
         SurgeryError: a removed unit is in use.
     """
-    tensors = dict([*structure.model.named_parameters(), *structure.model.named_buffers()])
+    tensors = structure.tensors
     for edit in edits:
         if not isinstance(edit, Narrow):
             continue

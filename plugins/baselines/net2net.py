@@ -47,7 +47,7 @@ class Net2Net(growkit.Plugin):
     def _offsets(self, context: growkit.Context, width: growkit.Width) -> dict[str, Tensor]:
         """Return noise for the copy, none for the original, on every incoming weight matrix or kernel."""
         offsets = {}
-        weights = context.structure.model.state_dict()
+        weights = context.structure.tensors
         for piece in width.incoming:
             weight = weights[piece.parameter]
             if weight.dim() < 2:
@@ -55,6 +55,6 @@ class Net2Net(growkit.Plugin):
             shape = list(weight.shape)
             shape[piece.axis] = piece.multiplicity
             draw = torch.randn(shape, generator=context.generator).to(weight)
-            noise = self.noise * weight.square().mean().sqrt() * draw
+            noise = self.noise * weight.detach().square().mean().sqrt() * draw
             offsets[piece.parameter] = torch.cat([torch.zeros_like(noise), noise], dim=piece.axis)
         return offsets

@@ -400,3 +400,13 @@ def test_the_same_seed_draws_the_same_new_units():
     torch.manual_seed(2)
     event(models[1], Proposes(widen("0", new=2)), example=(X,))
     assert torch.equal(models[0][0].weight, models[1][0].weight)
+
+
+def test_a_joint_history_of_all_parameters_is_refused_in_an_event_too():
+    """LBFGS keeps it with its first parameter, which growth of a later width leaves alone."""
+    model = mlp(3, 2, 4, 1)
+    optimizer = torch.optim.LBFGS(model.parameters())
+    optimizer.step(lambda: (optimizer.zero_grad(), (loss := model(X).square().mean()).backward(), loss)[-1])
+    with pytest.raises(growkit.SurgeryError, match="LBFGS keeps state"):
+        event(model, Proposes(widen("2", 0)), example=(X,), optimizers=[optimizer])
+    assert model[2].out_features == 4

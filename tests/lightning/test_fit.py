@@ -266,3 +266,11 @@ def test_a_compiled_module_is_refused():
     with pytest.raises(growkit.GrowkitError, match="compiled") as caught:
         trainer(growing()).fit(torch.compile(make(), backend="eager"), batches())
     assert has_four_parts(caught.value)
+
+
+def test_the_state_that_is_saved_because_of_a_failure_names_the_parameters_of_the_optimizer():
+    growth, module = growing(Proposes(widen("first", 9))), make()
+    with pytest.raises(growkit.SurgeryError):
+        fit(module, growth, epochs=3)
+    ((names,),) = growth.state_dict()["layout"]
+    assert names == [name for name, _ in module.named_parameters()]
