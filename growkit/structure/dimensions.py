@@ -17,10 +17,14 @@ __all__ = [
     "Concat",
     "Expr",
     "Product",
+    "Route",
     "Symbol",
     "concat",
+    "forbid_exact",
     "freeze",
+    "is_data",
     "leaves",
+    "occurrences",
     "product",
     "require_copies",
     "require_uniform",
@@ -30,6 +34,8 @@ __all__ = [
     "unify",
 ]
 
+Route = tuple[int, ...]
+
 
 class Symbol:
     """A size that is one thing: the channels of a stream, the extent of an image, the batch.
@@ -38,19 +44,28 @@ class Symbol:
         size: number of units, at least 1.
         extent: True if the size belongs to the data (batch, height, time, kernel), not to units of the network.
         frozen: why the size cannot change, or None.
+        inexact: why a change of the size changes the function, or None (a softmax over the units).
+        open_ended: why only new units can be added, and only on demand, or None (the classes of a classifier).
         uniform: why every unit must be copied equally often, or None (a mean over the units).
         copies_only: why new units cannot be added, only copies, or None (a maximum over the units).
     """
 
-    __slots__ = ("bound", "copies_only", "extent", "frozen", "size", "uniform")
+    __slots__ = ("bound", "copies_only", "extent", "frozen", "inexact", "open_ended", "size", "uniform")
 
     def __init__(self, size: int, *, frozen: str | None = None, extent: bool = False) -> None:
         self.size = size
         self.extent = extent
         self.frozen = frozen
+        self.inexact: str | None = None
+        self.open_ended: str | None = None
         self.uniform: str | None = None
         self.copies_only: str | None = None
         self.bound: Expr | None = None
+
+    @property
+    def reason(self) -> str | None:
+        """Why no ordinary edit can change the size, or None."""
+        return self.frozen or self.open_ended or self.inexact
 
     def __repr__(self) -> str:
         return f"s{id(self) % 10_000}({self.size})" if self.bound is None else repr(self.bound)
@@ -104,6 +119,9 @@ def product(factors: Iterable[Expr]) -> Expr:
             flat.append(factor)
     if not flat:
         return Symbol(1, extent=True, frozen="has one entry by construction")
+    if len(flat) > 1 and isinstance(flat[0], Concat):
+        # Row-major: parts of the slowest factor lie end to end in the product, too.
+        return concat(product((part, *flat[1:])) for part in flat[0].parts)
     return flat[0] if len(flat) == 1 else Product(tuple(flat))
 
 
@@ -147,27 +165,56 @@ def leaves(expr: Expr) -> list[Symbol]:
     return list(found)
 
 
+def occurrences(expr: Expr) -> list[tuple[Symbol, Route]]:
+    """Return every place of a symbol in an expression: the symbol, and the parts of concatenations that lead to it.
+
+    A symbol may stand in several parts, as the head size does in a fused projection of queries, keys and values.
+    """
+    expr = resolve(expr)
+    if isinstance(expr, Symbol):
+        return [(expr, ())]
+    if isinstance(expr, Product):
+        return [place for factor in expr.factors for place in occurrences(factor)]
+    return [(symbol, (i, *route)) for i, part in enumerate(expr.parts) for symbol, route in occurrences(part)]
+
+
+def is_data(expr: Expr) -> bool:
+    """Say whether an axis belongs to the data alone."""
+    return all(symbol.extent for symbol in leaves(expr))
+
+
 def freeze(expr: Expr, reason: str) -> None:
     """Forbid any change of size, for the first reason given."""
     for symbol in leaves(expr):
         symbol.frozen = symbol.frozen or reason
 
 
+def forbid_exact(expr: Expr, reason: str) -> None:
+    """Note that a change of size changes the function, for the first reason given."""
+    for symbol in leaves(expr):
+        symbol.inexact = symbol.inexact or reason
+
+
 def require_uniform(expr: Expr, reason: str) -> None:
     """Demand that every position be copied equally often.
 
-    Positions of a concatenation belong to different symbols, which no edit of one symbol can scale together, so
-    these are frozen.
+    Copying every unit of a symbol does that if each position belongs to one of them. Otherwise, as in a concatenation
+    of several widths, no edit of one width does.
     """
-    expr = resolve(expr)
-    if isinstance(expr, Concat):
-        freeze(expr, f"{reason} together with other units")
-        return
-    for child in expr.factors if isinstance(expr, Product) else (expr,):
-        if isinstance(child, Symbol):
-            child.uniform = child.uniform or reason
+    for symbol in leaves(expr):
+        if _covers(symbol, expr):
+            symbol.uniform = symbol.uniform or reason
         else:
-            require_uniform(child, reason)
+            symbol.inexact = symbol.inexact or f"{reason} together with other units"
+
+
+def _covers(symbol: Symbol, expr: Expr) -> bool:
+    expr = resolve(expr)
+    if isinstance(expr, Symbol):
+        return expr is symbol
+    if isinstance(expr, Product):
+        return any(_covers(symbol, factor) for factor in expr.factors)
+    return all(_covers(symbol, part) for part in expr.parts)
 
 
 def require_copies(expr: Expr, reason: str) -> None:
@@ -200,8 +247,10 @@ def unify(a: Expr, b: Expr, where: str) -> None:
         _align(a.factors, b.factors, product, where)
     elif isinstance(a, Concat) and isinstance(b, Concat):
         _align(a.parts, b.parts, concat, where)
-    else:
-        _give_up(a, b, where)
+    elif isinstance(a, Product) and isinstance(b, Concat):
+        _distribute(a, b, where)
+    elif isinstance(a, Concat) and isinstance(b, Product):
+        _distribute(b, a, where)
 
 
 def _merge(a: Symbol, b: Symbol) -> None:
@@ -210,23 +259,42 @@ def _merge(a: Symbol, b: Symbol) -> None:
     drop.bound = keep
 
 
+_DEMANDS = ("frozen", "inexact", "open_ended", "uniform", "copies_only")
+
+
 def _inherit(heir: Symbol, other: Symbol) -> None:
-    heir.frozen = heir.frozen or other.frozen
-    heir.uniform = heir.uniform or other.uniform
-    heir.copies_only = heir.copies_only or other.copies_only
+    for demand in _DEMANDS:
+        if getattr(heir, demand) is None:
+            setattr(heir, demand, getattr(other, demand))
 
 
 def _bind(symbol: Symbol, form: Expr, where: str) -> None:
     if symbol in leaves(form):
         _give_up(symbol, form, where)
         return
-    if symbol.frozen:
-        freeze(form, symbol.frozen)
-    if symbol.uniform:
-        require_uniform(form, symbol.uniform)
-    if symbol.copies_only:
-        require_copies(form, symbol.copies_only)
+    for leaf in leaves(form):
+        _inherit(leaf, symbol)
     symbol.bound = form
+
+
+def _distribute(merged: Product, joined: Concat, where: str) -> None:
+    """Match a product with a concatenation: the parts are stretches of the product's slowest factor."""
+    lead, rest = resolve(merged.factors[0]), product(merged.factors[1:])
+    counts = [part.size // rest.size for part in joined.parts]
+    if not isinstance(lead, Symbol) or any(
+        part.size != n * rest.size for part, n in zip(joined.parts, counts, strict=True)
+    ):
+        _give_up(merged, joined, where)
+        return
+    if 1 in counts and not lead.extent:
+        freeze(lead, f"{where} joins its units with {len(counts)} parts of a fixed number")
+    pieces = [Symbol(n, extent=lead.extent or n == 1, frozen=lead.frozen) for n in counts]
+    if not lead.extent and 1 not in counts:
+        for piece in pieces:
+            _inherit(piece, lead)
+        lead.bound = Concat(tuple(pieces))
+    for part, piece in zip(joined.parts, pieces, strict=True):
+        unify(part, product((piece, rest)), where)
 
 
 def _give_up(a: Expr, b: Expr, where: str) -> None:
@@ -239,7 +307,7 @@ def _align(left: Sequence[Expr], right: Sequence[Expr], join: Join, where: str) 
     """Match two lists of factors (or of parts) of equal total size from the left, splitting symbols where needed."""
     a, b = list(left), list(right)
     while a and b:
-        x, y = resolve(a.pop(0)), resolve(b.pop(0))
+        x, y = _next(a, join), _next(b, join)
         if x.size == y.size:
             unify(x, y, where)
             continue
@@ -254,6 +322,18 @@ def _align(left: Sequence[Expr], right: Sequence[Expr], join: Join, where: str) 
         b.insert(0, halves[1])
     for other in (*a, *b):
         freeze(other, f"{where} joins sizes that growkit cannot reconcile")
+
+
+def _next(pending: list[Expr], join: Join) -> Expr:
+    """Take the first of some factors (or parts), unfolded if it was refined into several meanwhile."""
+    first = resolve(pending.pop(0))
+    if join is product and isinstance(first, Product):
+        pending[:0] = first.factors
+    elif join is concat and isinstance(first, Concat):
+        pending[:0] = first.parts
+    else:
+        return first
+    return _next(pending, join)
 
 
 def split(expr: Expr, size: int, join: Join) -> tuple[Symbol, Symbol] | None:
@@ -274,8 +354,6 @@ def split(expr: Expr, size: int, join: Join) -> tuple[Symbol, Symbol] | None:
     first, second = Symbol(size, extent=expr.extent), Symbol(rest, extent=expr.extent)
     _inherit(first, expr)
     _inherit(second, expr)
-    if join is concat and expr.uniform:
-        freeze(Concat((first, second)), f"{expr.uniform} together with other units")
     expr.bound = join((first, second))
     return first, second
 

@@ -1,31 +1,59 @@
-"""Mirrors: module attributes that repeat a size, such as `out_features`.
+"""Mirrors: attributes that repeat a size, such as `out_features`, and have to follow when it changes.
 
-After an edit these attributes are set to the new sizes, so that `repr` and shape checks inside `forward` agree with
-the parameters. An attribute counts as a mirror only if it repeats the size before the edit.
+Two sources tell which they are. For layers of torch, whose forward passes do not read them, the rules and the table
+here do; an attribute counts only if it repeats the size before the edit. For everything else the trace itself does: an
+attribute is a mirror if the forward pass used its value as a size.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
+from growkit.structure.dimensions import Expr, Symbol, leaves, resolve
+from growkit.structure.positions import evaluate
 from growkit.structure.roles import Axis
+from growkit.structure.sizes import Log, Real, Size, expression, plain, same_size
 
-__all__ = ["MIRRORING", "Mirror", "agrees", "output_mirrors", "parameter_mirrors"]
+__all__ = ["MIRRORING", "Attributes", "Mirror", "agrees", "output_mirrors", "parameter_mirrors"]
 
 
 class Mirror(NamedTuple):
-    """The axes that an attribute repeats.
+    """An attribute that repeats sizes.
 
     Attributes:
-        axes: one axis, or one for each entry of a tuple.
-        several: the attribute is a tuple of sizes rather than a single one.
+        owner: the module or configuration object.
+        attribute: its name.
+        sizes: what the attribute is the size of: one expression, or one for each entry of a tuple, None for entries
+            that repeat nothing.
+        several: the attribute is a tuple or list of sizes rather than a single one.
+        power: the attribute is the size to this power.
     """
 
-    axes: Sequence[Axis]
-    several: bool
+    owner: Any
+    attribute: str
+    sizes: Sequence[Expr | None]
+    several: bool = False
+    power: float = 1.0
+
+    @property
+    def symbols(self) -> set[Symbol]:
+        """The symbols whose sizes it depends on."""
+        return {symbol for expr in self.sizes if expr is not None for symbol in leaves(expr)}
+
+    @property
+    def value(self) -> Any:
+        """The value that the attribute has, or should have."""
+        now = vars(self.owner)[self.attribute]
+        if self.several:
+            return type(now)(n if e is None else evaluate(e, {}) for e, n in zip(self.sizes, now, strict=True))
+        assert self.sizes[0] is not None
+        size = evaluate(self.sizes[0], {})
+        return size if self.power == 1.0 else size**self.power
 
 
 # Modules whose attributes the rules of convolutions, norms and lookups may set.
@@ -36,13 +64,19 @@ MIRRORING = (
     nn.RMSNorm,
     nn.GroupNorm,
     nn.Embedding,
+    nn.EmbeddingBag,
 )
 
 # Attributes that repeat an axis of a parameter of their own module.
 _OF_PARAMETERS: dict[type[nn.Module], dict[str, tuple[str, int]]] = {
     nn.Linear: {"in_features": ("weight", 1), "out_features": ("weight", 0)},
+    nn.Bilinear: {"in1_features": ("weight", 1), "in2_features": ("weight", 2), "out_features": ("weight", 0)},
     nn.PReLU: {"num_parameters": ("weight", 0)},
-    nn.RNNBase: {"input_size": ("weight_ih_l0", 1)},
+    nn.EmbeddingBag: {"embedding_dim": ("weight", 1), "num_embeddings": ("weight", 0)},
+    nn.Embedding: {"num_embeddings": ("weight", 0)},
+    nn.RNNBase: {"input_size": ("weight_ih_l0", 1), "proj_size": ("weight_hr_l0", 0)},
+    nn.RNNCellBase: {"input_size": ("weight_ih", 1), "hidden_size": ("weight_hh", 1)},
+    nn.MultiheadAttention: {"kdim": ("k_proj_weight", 1), "vdim": ("v_proj_weight", 1)},
 }
 
 
@@ -54,19 +88,142 @@ def parameter_mirrors(module: nn.Module) -> Iterator[tuple[str, Tensor, int]]:
                 parameter = module._parameters.get(key)
                 if parameter is not None:
                     yield attribute, parameter, axis
+    if isinstance(module, nn.RNNBase) and module.proj_size == 0:
+        yield "hidden_size", module._parameters["weight_hh_l0"], 1  # type: ignore[misc]
+    if isinstance(module, nn.MultiheadAttention) and module.in_proj_weight is not None:
+        yield "kdim", module.in_proj_weight, 1
+        yield "vdim", module.in_proj_weight, 1
 
 
-def output_mirrors(module: nn.Module, axes: Sequence[Axis]) -> Iterator[tuple[str, Mirror]]:
+def output_mirrors(module: nn.Module, axes: Sequence[Axis]) -> Iterator[tuple[str, tuple[Axis, ...], bool]]:
     """Yield the attributes of a norm that repeat axes of its output, for norms that run as several operations."""
     if isinstance(module, (nn.LayerNorm, nn.RMSNorm)):
-        yield "normalized_shape", Mirror(axes[len(axes) - len(module.normalized_shape) :], several=True)
+        yield "normalized_shape", tuple(axes[len(axes) - len(module.normalized_shape) :]), True
     for dimensions, kind in ((1, nn.InstanceNorm1d), (2, nn.InstanceNorm2d), (3, nn.InstanceNorm3d)):
         if isinstance(module, kind):
-            yield "num_features", Mirror((axes[-1 - dimensions],), several=False)
+            yield "num_features", (axes[-1 - dimensions],), False
 
 
-def agrees(module: nn.Module, attribute: str, mirror: Mirror) -> bool:
+def agrees(module: nn.Module, attribute: str, axes: Sequence[Axis], *, several: bool) -> bool:
     """Say whether an attribute is there and repeats the sizes of the axes."""
-    value: Any = getattr(module, attribute, None)
-    sizes = [axis.expr.size for axis in mirror.axes]
-    return list(value) == sizes if mirror.several and isinstance(value, (tuple, list)) else [value] == sizes
+    value: Any = plain(vars(module).get(attribute))
+    sizes = [axis.expr.size for axis in axes]
+    return list(value) == sizes if several and isinstance(value, (tuple, list)) else [value] == sizes
+
+
+# ------------------------------------------------------------------ attributes that the forward pass reads
+
+# Modules of torch whose forward pass reads sizes from attributes; the others are in the tables above.
+_READING = (nn.MultiheadAttention, nn.Transformer, nn.RNNBase, nn.RNNCellBase, nn.Unflatten, nn.ChannelShuffle)
+
+
+class Attributes:
+    """Integer and real attributes of modules and of their configuration objects, tagged while a model is traced.
+
+    Args:
+        model: whose attributes to tag.
+        log: of the pass.
+    """
+
+    def __init__(self, model: nn.Module, log: Log) -> None:
+        self._log = log
+        self._owners = list(_owners(model))
+        self._tagged: list[tuple[Any, str, Any, Any]] = []
+
+    def __enter__(self) -> Attributes:
+        for owner in self._owners:
+            for key, value in list(vars(owner).items()):
+                tag = self._tag(owner, key, value)
+                if tag is not None:
+                    vars(owner)[key] = tag
+                    self._tagged.append((owner, key, value, tag))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for owner, key, value, tag in self._tagged:
+            if vars(owner).get(key) is tag:
+                vars(owner)[key] = value
+        for owner in self._owners:
+            for key, value in vars(owner).items():
+                if (untagged := plain(value)) is not value:
+                    vars(owner)[key] = untagged
+
+    def _tag(self, owner: Any, key: str, value: Any) -> Any:
+        if type(value) is int and value > 1:
+            return Size(value, Symbol(value), self._log)
+        if type(value) is float and value > 0:
+            return Real(value, (owner, key))
+        counts = type(value) in (tuple, list, torch.Size) and 0 < len(value) <= 16 and all(type(n) is int for n in value)
+        if counts and max(value) > 1:
+            return type(value)(Size(n, Symbol(n), self._log) if n > 1 else n for n in value)
+        return None
+
+    def mirrors(self, known: set[Symbol]) -> Iterator[Mirror]:
+        """Yield the attributes that the pass used as sizes of something that can change.
+
+        Args:
+            known: the symbols of all parameters and buffers.
+        """
+        self._settle_comparisons(known)
+        for owner, key, _, tag in self._tagged:
+            if isinstance(tag, Size):
+                if known.intersection(leaves(tag.form)):  # type: ignore[arg-type]
+                    yield Mirror(owner, key, (tag.form,))  # type: ignore[arg-type]
+            elif not isinstance(tag, Real):
+                forms = [n.form if isinstance(n, Size) and known.intersection(leaves(n.form)) else None for n in tag]
+                if any(form is not None for form in forms):
+                    yield Mirror(owner, key, forms, several=True)
+        yield from self._head_sizes(known)
+
+    def _head_sizes(self, known: set[Symbol]) -> Iterator[Mirror]:
+        """Yield the one attribute of torch's attention that nothing reads and that its fast path needs."""
+        tags = {(id(owner), key): tag for owner, key, _, tag in self._tagged}
+        for owner in self._owners:
+            if isinstance(owner, nn.MultiheadAttention):
+                width, heads = tags.get((id(owner), "embed_dim")), tags.get((id(owner), "num_heads"), 1)
+                expr = expression(width // heads, "the head size") if width is not None else None
+                if expr is not None and known.intersection(leaves(expr)):
+                    yield Mirror(owner, "head_dim", (expr,))
+
+    def _settle_comparisons(self, known: set[Symbol]) -> None:
+        """Let an attribute that was only compared with a size (`assert x.shape[-1] == self.dim`) follow that size."""
+        for pair in self._log.equal:
+            for one, other in (pair, pair[::-1]):
+                if isinstance(one.form, tuple) or isinstance(other.form, tuple):
+                    continue
+                symbol, expr = resolve(one.form), resolve(other.form)
+                if isinstance(symbol, Symbol) and symbol not in known and known.intersection(leaves(expr)):
+                    symbol.bound = expr
+
+    def root_of(self, expr: Expr, module: object) -> tuple[bool, Mirror | None]:
+        """Say whether a module divides by the square root of a size, and which attribute holds that number, if any."""
+        for real, under_way in self._log.reals:
+            for power in (-0.5, 0.5):
+                if under_way is module and math.isclose(real, expr.size**power, rel_tol=1e-6):
+                    return True, Mirror(*real.origin, (expr,), power=power)
+        reads = (size for size, under_way in self._log.reads if under_way is module)
+        return any(not isinstance(size.form, tuple) and same_size(size.form, expr) for size in reads), None
+
+
+def _owners(model: nn.Module) -> Iterator[Any]:
+    seen: set[int] = set()
+    for module in model.modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            continue
+        library = type(module).__module__.startswith("torch.nn.") and not isinstance(module, _READING)
+        if not library:
+            yield module
+            for value in vars(module).values():
+                if _is_configuration(value) and id(value) not in seen:
+                    seen.add(id(value))
+                    yield value
+
+
+def _is_configuration(value: Any) -> bool:
+    kind = type(value)
+    return (
+        kind.__module__.partition(".")[0] not in {"builtins", "torch", "collections", "functools", "typing"}
+        and isinstance(getattr(value, "__dict__", None), dict)
+        and not isinstance(value, (Tensor, nn.Module, type))
+        and not callable(value)
+    )

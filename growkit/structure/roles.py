@@ -6,32 +6,62 @@ over the units leaves the result unchanged exactly when one factor copies and th
 that into constraints between axes; solving them says for every parameter axis whether it is incoming (copies) or
 outgoing (shares), or that no assignment preserves the function.
 
-The constraints compare two roles as equal or opposite, so a union-find with parities solves them in near-linear
-time. A product of two factors may share once at most; those three-way constraints are decided last, in the
-order of the forward pass.
+Attention adds one thing: its scores are divided by the square root of the head size. What shares the units out must
+then make up for that, too, so a role has a second component, the *power* of the square root of the growth factor.
+
+The constraints compare two roles as equal or as adding up to a constant, so a union-find with signs solves them in
+near-linear time. A product of two factors may share once at most; those three-way constraints are decided last, in
+the order of the forward pass.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
-from growkit.structure.dimensions import Expr, Symbol, leaves
+from growkit.structure.dimensions import Concat, Expr, Route, Symbol, occurrences, resolve
 
-__all__ = ["Axis", "Constraint", "Roles"]
+__all__ = ["COPIES", "SHARES", "Axis", "Constraint", "Role", "Roles", "Slots"]
 
 COPIES, SHARES = 0, 1
 
 
+class Role(NamedTuple):
+    """What an axis does with the copies of a unit.
+
+    Attributes:
+        shares: SHARES or COPIES.
+        power: its entries are multiplied by the square root of (new size / old size) to this power.
+    """
+
+    shares: int
+    power: int
+
+
 class Axis:
-    """One axis of one traced tensor. Its identity stands for its role, its expression for its size."""
+    """One axis of one traced tensor. Its identity stands for its role, its expression for its size.
 
-    __slots__ = ("expr",)
+    Attributes:
+        expr: the expression.
+        slots: where the tensor has another axis that only numbers tensors of different use (the 3 of a fused
+            projection of queries, keys and values): that axis, and this axis as it is at each of its entries.
+    """
 
-    def __init__(self, expr: Expr) -> None:
+    __slots__ = ("expr", "slots")
+
+    def __init__(self, expr: Expr, slots: Slots | None = None) -> None:
         self.expr = expr
+        self.slots = slots
 
     def __repr__(self) -> str:
         return f"Axis({self.expr!r})"
+
+
+class Slots(NamedTuple):
+    """An axis for each entry of a numbering axis."""
+
+    numbering: Axis
+    axes: tuple[Axis, ...]
 
 
 class Constraint:
@@ -39,25 +69,30 @@ class Constraint:
 
     Attributes:
         kind: "same" and "opposite" relate two axes; "copies" and "shares" fix one; "product" says that the third
-            axis shares if one of the first two does, and that not both may.
+            axis shares if one of the first two does, and that not both may; "piece" says that the first axis is a
+            stretch of the second.
         axes: the axes in that order.
         where: the operation, for the reason given when the demand cannot be met.
+        offset: where the stretch begins ("piece").
+        power: of the square root of the growth factor by which the sum is divided afterwards ("opposite").
     """
 
-    __slots__ = ("axes", "kind", "where")
+    __slots__ = ("axes", "kind", "offset", "power", "where")
 
-    def __init__(self, kind: str, axes: tuple[Axis, ...], where: str) -> None:
-        self.kind, self.axes, self.where = kind, axes, where
+    def __init__(self, kind: str, axes: tuple[Axis, ...], where: str, offset: int = 0) -> None:
+        self.kind, self.axes, self.where, self.offset = kind, axes, where, offset
+        self.power = 0
 
 
-_Key = tuple[int, int]
-_ANCHOR: _Key = (0, 0)  # the role "copies"
+_Key = tuple[int, int, Route]
+_Place = tuple[Symbol, Route]
+_ANCHOR: _Key = (0, 0, ())  # the role "copies"
 
 
 class Roles:
     """The solution of a list of constraints.
 
-    Symbols whose constraints contradict each other are frozen, with the operation as the reason.
+    Symbols whose constraints contradict each other are marked as inexact, with the operation as the reason.
 
     Args:
         constraints: in the order of the forward pass.
@@ -66,11 +101,16 @@ class Roles:
 
     def __init__(self, constraints: Iterable[Constraint], fixed: Iterable[Axis] = ()) -> None:
         self._fixed = {id(axis) for axis in fixed}
-        self._parent: dict[_Key, tuple[_Key, int]] = {}
+        # For each key: another one, whether its role is the opposite, and what is added to its power.
+        self._parent: dict[_Key, tuple[_Key, int, int]] = {}
         self._axes: list[Axis] = []  # keeps ids unique while this object lives
+        self._places: dict[int, tuple[Expr, dict[_Place, None]]] = {}
+        self._merged: set[int] = set()
         products = []
         for constraint in constraints:
             self._axes.extend(constraint.axes)
+            for axis in constraint.axes:
+                self._merge_slots(axis, constraint.where)
             if constraint.kind == "product":
                 products.append(constraint)
             else:
@@ -78,66 +118,116 @@ class Roles:
         for constraint in products:
             self._decide(constraint)
 
-    def of(self, axis: Axis, symbol: Symbol) -> int:
-        """Return COPIES or SHARES; an axis that nothing decides copies from now on."""
-        root, parity = self._find((id(axis), id(symbol)))
+    def of(self, axis: Axis, symbol: Symbol, route: Route = ()) -> Role:
+        """Return the role of an axis for one place of a symbol; an axis that nothing decides copies from now on."""
+        root, sign, power = self._find((id(axis), id(symbol), route))
         if root != _ANCHOR:
-            self._parent[root] = (_ANCHOR, parity)
-            return COPIES
-        return parity
+            # Whatever the root's own role is then, this key has to come out as a plain copy.
+            self._parent[root] = (_ANCHOR, sign, power if sign else -power)
+            return Role(COPIES, 0)
+        return Role(sign, power)
+
+    def places(self, axis: Axis) -> dict[_Place, None]:
+        """Return the places of symbols along an axis, in order."""
+        expr = resolve(axis.expr)
+        if id(expr) not in self._places:
+            self._places[id(expr)] = expr, dict.fromkeys(occurrences(expr))
+        return self._places[id(expr)][1]
+
+    def _merge_slots(self, axis: Axis, where: str) -> None:
+        """An axis that is used as a whole has one role at all entries of the numbering axis."""
+        if axis.slots is None or id(axis) in self._merged:
+            return
+        self._merged.add(id(axis))
+        for slot in axis.slots.axes:
+            self._axes.append(slot)
+            self._relate(Constraint("same", (axis, slot), where))
 
     def _relate(self, constraint: Constraint) -> None:
         kind, axes = constraint.kind, constraint.axes
-        shared = set(leaves(axes[-1].expr)) if len(axes) > 1 else None
-        for symbol in leaves(axes[0].expr):
-            if symbol.frozen or (shared is not None and symbol not in shared):
+        opposite = kind in {"opposite", "shares"}
+        other = self.places(axes[-1]) if len(axes) > 1 else None
+        first = self._shift(axes[0], axes[1], constraint.offset) if kind == "piece" else 0
+        for symbol, route in self.places(axes[0]):
+            if symbol.frozen or symbol.inexact:
                 continue
-            a = (id(axes[0]), id(symbol))
-            b = (id(axes[1]), id(symbol)) if len(axes) > 1 else _ANCHOR
-            if not self._unite(a, b, SHARES if kind in {"opposite", "shares"} else COPIES):
+            there = route
+            if kind == "piece":
+                joined = isinstance(resolve(axes[0].expr), Concat)
+                there = (first + route[0], *route[1:]) if joined else (first, *route)
+                if not isinstance(resolve(axes[1].expr), Concat):
+                    there = route
+            if other is not None and (symbol, there) not in other:
+                continue
+            a = (id(axes[0]), id(symbol), route)
+            b = (id(axes[1]), id(symbol), there) if len(axes) > 1 else _ANCHOR
+            if not self._unite(a, b, opposite, constraint.power):
                 _contradiction(symbol, kind, constraint.where)
+
+    def _shift(self, piece: Axis, whole: Axis, offset: int) -> int:
+        """Return the part of a concatenation at which a stretch of it begins."""
+        expr = resolve(whole.expr)
+        index = 0
+        for part in expr.parts if isinstance(expr, Concat) else ():
+            if offset <= 0:
+                break
+            offset -= part.size
+            index += 1
+        return index
 
     def _decide(self, constraint: Constraint) -> None:
         left, right, out = constraint.axes
-        in_left, in_right = set(leaves(left.expr)), set(leaves(right.expr))
-        for symbol in leaves(out.expr):
-            if symbol.frozen:
+        in_left, in_right = self.places(left), self.places(right)
+        for symbol, route in self.places(out):
+            if symbol.frozen or symbol.inexact:
                 continue
-            target = (id(out), id(symbol))
-            a, b = (id(left), id(symbol)), (id(right), id(symbol))
-            if symbol in in_left and symbol in in_right:
+            target = (id(out), id(symbol), route)
+            a, b = (id(left), id(symbol), route), (id(right), id(symbol), route)
+            if (symbol, route) in in_left and (symbol, route) in in_right:
                 # One side must copy. Prefer what is known already, else let the left one copy.
                 undecided = self._known(a) is None and self._known(b) is None
                 if self._known(a) == SHARES or self._known(b) == COPIES or (undecided and id(right) in self._fixed):
                     a, b = b, a
-                fits = self._unite(a, _ANCHOR, COPIES) and self._unite(b, target, COPIES)
+                fits = self._unite(a, _ANCHOR, False) and self._unite(b, target, False)
+            elif (symbol, route) in in_left or (symbol, route) in in_right:
+                fits = self._unite(a if (symbol, route) in in_left else b, target, False)
             else:
-                fits = self._unite(a if symbol in in_left else b, target, COPIES)
+                continue
             if not fits:
                 _contradiction(symbol, "product", constraint.where)
 
     def _known(self, key: _Key) -> int | None:
-        root, parity = self._find(key)
-        return parity if root == _ANCHOR else None
+        root, sign, _ = self._find(key)
+        return sign if root == _ANCHOR else None
 
-    def _find(self, key: _Key) -> tuple[_Key, int]:
-        path, parity = [], 0
-        node = key
+    def _find(self, key: _Key) -> tuple[_Key, int, int]:
+        """Return the root of a key, whether its role is the opposite of the root's, and the power on top of it."""
+        path: list[tuple[_Key, int, int]] = []
+        node, sign, power = key, 0, 0
         while (link := self._parent.get(node)) is not None:
-            path.append((node, parity))
-            parity ^= link[1]
+            path.append((node, sign, power))
+            power += -link[2] if sign else link[2]
+            sign ^= link[1]
             node = link[0]
-        for visited, before in path:
-            self._parent[visited] = (node, parity ^ before)
-        return node, parity
+        for visited, before, ahead in path:
+            rest = power - ahead
+            self._parent[visited] = (node, sign ^ before, -rest if before else rest)
+        return node, sign, power
 
-    def _unite(self, a: _Key, b: _Key, parity: int) -> bool:
-        (root_a, parity_a), (root_b, parity_b) = self._find(a), self._find(b)
+    def _unite(self, a: _Key, b: _Key, opposite: bool, power: int = 0) -> bool:
+        """Demand `a = b`, or `a + b = (SHARES, power)`; say whether that can be."""
+        (root_a, sign_a, power_a), (root_b, sign_b, power_b) = self._find(a), self._find(b)
+        # In terms of the root of b: a is `sign` times it plus `total`.
+        total = power + (-power_b if opposite else power_b)
+        sign = sign_b ^ int(opposite)
         if root_a == root_b:
-            return parity_a ^ parity_b == parity
+            return sign_a == sign and power_a == total
+        gap = total - power_a
         if root_a == _ANCHOR:
-            root_a, root_b = root_b, root_a
-        self._parent[root_a] = (root_b, parity_a ^ parity_b ^ parity)
+            # a is known, so the root of b follows from it.
+            self._parent[root_b] = (root_a, sign_a ^ sign, gap if sign else -gap)
+        else:
+            self._parent[root_a] = (root_b, sign_a ^ sign, -gap if sign_a else gap)
         return True
 
 
@@ -147,8 +237,9 @@ _CONTRADICTIONS = {
     "product": "multiplies two tensors that would both have to share its units out",
     "copies": "needs its units whole where an earlier operation has to share them out",
     "same": "joins tensors of which one copies its units and the other shares them out",
+    "piece": "joins tensors of which one copies its units and the other shares them out",
 }
 
 
 def _contradiction(symbol: Symbol, kind: str, where: str) -> None:
-    symbol.frozen = symbol.frozen or f"{where} {_CONTRADICTIONS[kind]}"
+    symbol.inexact = symbol.inexact or f"{where} {_CONTRADICTIONS[kind]}"

@@ -3,12 +3,14 @@
 One forward pass runs under a `TorchDispatchMode`, below modules, at the level of ATen operations. Every axis of
 every parameter, buffer and activation carries a dimension expression; the rule of each operation unifies them and
 records what it demands of their roles. An operation without a rule freezes what it touches: never guess.
+
+Beside it, a `TorchFunctionMode` lets tensors and modules answer with sizes that remember where they come from.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -20,11 +22,20 @@ from torch.utils.flop_counter import flop_registry
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from growkit.errors import StructureError
-from growkit.structure.dimensions import Symbol, freeze, unify
+from growkit.structure.dimensions import Expr, Symbol, forbid_exact, freeze, is_data, leaves, unify
 from growkit.structure.forward import Example, call, evaluation, tensors_in
-from growkit.structure.mirrors import MIRRORING, Mirror, agrees, output_mirrors, parameter_mirrors
+from growkit.structure.mirrors import (
+    MIRRORING,
+    Attributes,
+    Mirror,
+    agrees,
+    output_mirrors,
+    parameter_mirrors,
+)
 from growkit.structure.roles import Axis, Constraint
-from growkit.structure.rules import RULES, pointwise, refuse
+from growkit.structure.rules import RULES, Rule, pointwise, refuse
+from growkit.structure.sizes import Call, Log, Size, SizeMode, expression
+from growkit.structure.tensors import named_tensors
 
 __all__ = ["Tracer", "trace_model"]
 
@@ -35,38 +46,52 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     Attributes:
         axes: the axes of every tensor seen that is still alive.
         constraints: demands on roles, in forward order.
-        work: for each operation that `torch.utils.flop_counter` counts, its FLOPs and the axes they are
-            proportional to.
-        mirrors: for each (module name, attribute), the axes whose sizes the attribute repeats.
-        reached: the parameters and buffers that the pass used, by identity, in order of first use.
+        demands: further demands on whole axes, each a function of their expression and a reason, to be made when all
+            expressions are known.
+        work: FLOPs of operations, and the axes they are proportional to.
+        mirrors: attributes that repeat sizes.
+        reached: the parameters, buffers and plain tensors that the pass used, by identity, in order of first use.
         decides: whether the pass looked at values, so that other inputs may take other branches.
         outputs: the shape of the last tensor that each module returned, by its name.
+        results: the axes of each tensor that the model returned.
+        gains: by identity, each direction of a weight norm, its gain, and the axis that the gain runs over.
+        call: the torch function under way, as it was called from Python, or None.
+        log: what the pass did with the values of sizes.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, rules: Mapping[Any, Rule] | None = None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.axes: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
         self.constraints: list[Constraint] = []
-        self.work: list[tuple[int, tuple[Axis, ...]]] = []
-        self.mirrors: dict[tuple[str, str], Mirror] = {}
+        self.demands: list[tuple[Callable[[Expr, str], None], Axis, str]] = []
+        self.work: list[tuple[float, tuple[Axis, ...]]] = []
+        self.mirrors: list[Mirror] = []
         self.reached: dict[int, None] = {}
         self.outputs: dict[str, tuple[int, ...]] = {}
+        self.results: list[list[Axis]] = []
+        self.gains: list[tuple[int, int, int]] = []
         self.decides = False
+        self.call: Call | None = None
+        self.log = Log(lambda: self._stack[-1] if self._stack else None)
+        self._rules = {**RULES, **(rules or {})}
+        self._scores: list[tuple[Constraint, object]] = []
         self._names = {id(module): name for name, module in model.named_modules()}
         self._stack: list[nn.Module] = []
         self._operation = ""
-        for tensor in (*model.parameters(), *model.buffers()):
+        self._muted = False
+        tensors = named_tensors(model).values()
+        for tensor in tensors:
             self.axes[tensor] = [Axis(Symbol(size)) for size in tensor.shape]
             if not (tensor.is_floating_point() or tensor.is_complex()):
                 self.constraints.extend(Constraint("copies", (axis,), "a mask") for axis in self.axes[tensor])
-        self._persistent = {id(tensor) for tensor in (*model.parameters(), *model.buffers())}
+        self._persistent = {id(tensor) for tensor in tensors}
         self._owners: dict[int, list[nn.Module]] = {}
         for module in model.modules():
             for owned in (*module._parameters.values(), *module._buffers.values()):
                 if owned is not None:
                     self._owners.setdefault(id(owned), []).append(module)
 
-    # ------------------------------------------------------------- for rules
+    # ------------------------------------------------------------- for rules: axes
 
     def __getitem__(self, tensor: Tensor) -> list[Axis]:
         """Return the axes of a tensor, one an axis."""
@@ -78,6 +103,10 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __setitem__(self, tensor: Tensor, axes: list[Axis]) -> None:
         self.axes[tensor] = axes
+
+    def axes_of(self, tensor: Tensor) -> list[Axis] | None:
+        """Return the axes of a tensor, or None if it has not been seen yet."""
+        return self.axes.get(tensor)  # type: ignore[no-any-return, no-untyped-call]
 
     @property
     def where(self) -> str:
@@ -93,6 +122,22 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Return a new axis that belongs to the data and cannot grow."""
         return Axis(Symbol(size, extent=True, frozen=reason))
 
+    def made(self, size: int) -> Axis:
+        """Return a new axis that belongs to the data because the operation under way made it."""
+        return self.extent(size, f"was made by {self.where}")
+
+    def asked(self, size: int) -> Axis:
+        """Return an axis for a size that the call under way asked for; its entries are alike for all units."""
+        wanted = self.call.origin(size) if self.call is not None else None
+        expr = expression(wanted, self.where) if isinstance(wanted, Size) else None
+        if expr is None or is_data(expr):
+            return self.made(size)
+        axis = Axis(expr)
+        self.constrain("copies", axis)
+        return axis
+
+    # ------------------------------------------------------------- for rules: demands
+
     def unify(self, a: Axis, b: Axis) -> None:
         """Demand equal sizes."""
         if a.expr is not b.expr:
@@ -102,20 +147,62 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Forbid any change of an axis; `does` completes the sentence "aten.x in 'module' ..."."""
         freeze(axis.expr, f"{self.where} {does}")
 
+    def forbid_exact(self, axis: Axis, does: str) -> None:
+        """Note that a change of the axis changes the function; `does` as for `freeze`."""
+        self.demand(forbid_exact, axis, does)
+        self.constrain("copies", axis)
+
+    def demand(self, demand: Callable[[Expr, str], None], axis: Axis, does: str) -> None:
+        """Make a demand on an axis when its expression is known; `does` as for `freeze`."""
+        self.demands.append((demand, axis, f"{self.where} {does}"))
+
+    def written(self, axis: Axis, size: int) -> None:
+        """Freeze an axis whose size the code gives as a number."""
+        if not is_data(axis.expr):
+            self.freeze(axis, f"gives its size as the number {size}: take it from a shape or an attribute instead")
+
+    def sized(self, axis: Axis, wanted: Any) -> None:
+        """Note that an axis has the size that the code asked for: a `Size`, a number, or None if it asked for none."""
+        if isinstance(wanted, Size):
+            expr = expression(wanted, self.where)
+            if expr is not None and expr.size == axis.expr.size:
+                unify(axis.expr, expr, self.where)
+            elif not is_data(axis.expr):
+                self.freeze(axis, f"computes its size ({int(wanted)}) in a way that growkit cannot follow")
+        elif wanted is not None and wanted > 1:
+            self.written(axis, wanted)
+
     def same(self, a: Axis, b: Axis) -> None:
         """Demand equal sizes and equal roles."""
         if a is not b:
             self.unify(a, b)
             self.constrain("same", a, b)
 
-    def contract(self, a: Axis, b: Axis) -> None:
-        """Demand equal sizes and opposite roles: the operation sums over the products."""
+    def piece(self, piece: Axis, whole: Axis, offset: int) -> None:
+        """Note that an axis is a stretch of another one, with its roles."""
+        self.constraints.append(Constraint("piece", (piece, whole), self.where, offset))
+
+    def contract(self, a: Axis, b: Axis, *, scores: bool = False, scaled: bool = False) -> None:
+        """Demand equal sizes and opposite roles: the operation sums over the products.
+
+        Args:
+            a: an axis of one factor.
+            b: an axis of the other.
+            scores: the sum may be divided by the square root of its length before or afterwards.
+            scaled: it certainly is.
+        """
         self.unify(a, b)
-        self.constrain("opposite", a, b)
+        constraint = Constraint("opposite", (a, b), self.where)
+        constraint.power = int(scaled)
+        if scores:
+            self._scores.append((constraint, self._stack[-1] if self._stack else None))
+        self.constraints.append(constraint)
 
     def constrain(self, kind: str, *axes: Axis) -> None:
         """Demand something of roles; see `Constraint`."""
         self.constraints.append(Constraint(kind, axes, self.where))
+
+    # ------------------------------------------------------------- for rules: attributes and costs
 
     def mirror(self, owner: Tensor | None, attribute: str, *axes: Axis, several: bool = False) -> None:
         """Note that an attribute repeats the sizes of these axes.
@@ -124,13 +211,20 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """
         for module in self._owners.get(id(owner), self._stack[-1:]):
             if isinstance(module, MIRRORING):
-                self.note(module, attribute, Mirror(axes, several))
+                self.note(module, attribute, axes, several=several)
 
-    def note(self, module: nn.Module, attribute: str, mirror: Mirror) -> None:
+    def note(self, module: nn.Module, attribute: str, axes: tuple[Axis, ...], *, several: bool = False) -> None:
         """Note a mirror of a module, if its attribute is there and repeats the sizes."""
-        name = self._names.get(id(module))
-        if name is not None and agrees(module, attribute, mirror):
-            self.mirrors[name, attribute] = mirror
+        if id(module) in self._names and agrees(module, attribute, axes, several=several):
+            self.mirrors.append(Mirror(module, attribute, [axis.expr for axis in axes], several))
+
+    def in_module(self, kind: type[nn.Module]) -> bool:
+        """Say whether the module under way is of a kind."""
+        return bool(self._stack) and isinstance(self._stack[-1], kind)
+
+    def normalised(self, direction: Tensor, gain: Tensor, axis: int) -> None:
+        """Note a weight that is a gain times a direction of norm 1, so that the gain follows the direction."""
+        self.gains.append((id(direction), id(gain), axis))
 
     def count(self, operation: Callable[..., Any], arguments: tuple[Any, ...], out: Any, *axes: Axis) -> None:
         """Note the FLOPs of the operation under way, and the axes they are proportional to."""
@@ -145,7 +239,12 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> Any:
         """Run the operation, then let its rule say what it means for dimensions."""
         kwargs = kwargs or {}
-        rule = RULES.get(func.overloadpacket)
+        for tensor in tree_leaves((args, kwargs)):
+            if isinstance(tensor, Tensor) and id(tensor) in self._persistent:
+                self.reached.setdefault(id(tensor))
+        if self._muted:
+            return func(*args, **kwargs)
+        rule = self._rules.get(func.overloadpacket)
         if rule is None and torch.Tag.pointwise in func.tags:
             rule = pointwise
         if rule is None:
@@ -157,17 +256,31 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         out = func(*args, **kwargs)
         self._operation = str(func.overloadpacket)
         self.decides |= torch.Tag.data_dependent_output in func.tags or torch.Tag.dynamic_output_shape in func.tags
-        for tensor in tree_leaves((args, kwargs)):
-            if isinstance(tensor, Tensor) and id(tensor) in self._persistent:
-                self.reached.setdefault(id(tensor))
         if rule is None:
             self.count(func, args, out)
             rule = refuse
+        self._apply(rule, func, args, kwargs, out)
+        return out
+
+    def through(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run a torch function; if there is a rule for it as a whole, that speaks for the operations inside."""
+        rule = self._rules.get(func)
+        if rule is None or self._muted:
+            return func(*args, **kwargs)
+        self._muted = True
+        try:
+            out = func(*args, **kwargs)
+        finally:
+            self._muted = False
+        self._operation = str(getattr(func, "__name__", func))
+        self._apply(rule, func, args, kwargs, out)
+        return out
+
+    def _apply(self, rule: Rule, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
         try:
             rule(self, func, args, kwargs, out)
-        except (IndexError, TypeError, ValueError):
+        except (IndexError, KeyError, TypeError, ValueError):
             refuse(self, func, args, kwargs, out)  # a form of the operation that its rule does not know
-        return out
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -177,11 +290,13 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._stack.append(module)
 
         def leave(module: nn.Module, inputs: Any, output: Any) -> None:
-            if isinstance(output, Tensor) and (name := self._names.get(id(module))) is not None:
-                self.outputs[name] = tuple(output.shape)
-            if isinstance(output, Tensor) and isinstance(module, MIRRORING):
-                for attribute, mirror in output_mirrors(module, self[output]):
-                    self.note(module, attribute, mirror)
+            if isinstance(output, Tensor):
+                axes = self.axes_of(output)
+                if (name := self._names.get(id(module))) is not None and axes is not None:
+                    self.outputs[name] = tuple(axis.expr.size for axis in axes)
+                if isinstance(module, MIRRORING) and axes is not None:
+                    for attribute, repeated, several in output_mirrors(module, axes):
+                        self.note(module, attribute, repeated, several=several)
             self._stack.pop()
 
         hooks = register_module_forward_pre_hook(enter), register_module_forward_hook(leave)
@@ -191,8 +306,30 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             for hook in hooks:
                 hook.remove()
 
+    def settle(self, model: nn.Module, attributes: Attributes | None) -> None:
+        """Make the demands that had to wait until every expression is known, and find the attributes that follow."""
+        for module in model.modules():
+            for attribute, parameter, position in parameter_mirrors(module):
+                self.note(module, attribute, (self[parameter][position],))
+        known = {
+            symbol
+            for tensor in named_tensors(model).values()
+            for axis in self[tensor]
+            for symbol in leaves(axis.expr)
+            if not symbol.extent
+        }
+        if attributes is not None:
+            self.mirrors.extend(attributes.mirrors(known))
+            for constraint, module in self._scores:
+                rooted, mirror = attributes.root_of(constraint.axes[0].expr, module)
+                constraint.power |= int(rooted)
+                if mirror is not None:
+                    self.mirrors.append(mirror)
+        for demand, axis, reason in self.demands:
+            demand(axis.expr, reason)
 
-def trace_model(model: nn.Module, example: Example) -> Tracer:
+
+def trace_model(model: nn.Module, example: Example, rules: Mapping[Any, Rule] | None = None) -> Tracer:
     """Run the model once on an example and return the record.
 
     The model is left exactly as it was: mode, parameters, buffers, gradients and the global random state.
@@ -200,6 +337,7 @@ def trace_model(model: nn.Module, example: Example) -> Tracer:
     Args:
         model: any module whose forward pass runs eagerly.
         example: a tuple of positional or a dict of keyword inputs.
+        rules: beside those of growkit, for further operations.
 
     Returns:
         The tracer, its constraints not solved yet.
@@ -207,15 +345,28 @@ def trace_model(model: nn.Module, example: Example) -> Tracer:
     Raises:
         StructureError: the forward pass itself failed.
     """
-    tracer = Tracer(model)
+    try:
+        return _traced(model, example, rules, remembering=True)
+    except StructureError:
+        # Some code takes nothing but plain integers for sizes. Without their memory, less is known.
+        return _traced(model, example, rules, remembering=False)
+
+
+def _traced(model: nn.Module, example: Example, rules: Mapping[Any, Rule] | None, *, remembering: bool) -> Tracer:
+    tracer = Tracer(model, rules)
     named = example.items() if isinstance(example, Mapping) else enumerate(example)
     for name, value in named:
         for tensor in tensors_in(value):
             reasons = [f"is axis {axis} of the model's input {name}" for axis in range(tensor.dim())]
             tracer[tensor] = [tracer.extent(n, why) for n, why in zip(tensor.shape, reasons, strict=True)]
-    with evaluation(model, example), tracer.watching():
+    attributes = Attributes(model, tracer.log) if remembering else None
+    with ExitStack() as stack:
+        stack.enter_context(evaluation(model, example))
+        stack.enter_context(tracer.watching())
+        if attributes is not None:
+            stack.enter_context(attributes)
         try:
-            with tracer:
+            with tracer, SizeMode(tracer) if remembering else ExitStack():
                 output = call(model, example)
                 if any(id(parameter) not in tracer.reached for parameter in model.parameters()):
                     # Perhaps they belong to a branch that only training takes.
@@ -228,11 +379,11 @@ def trace_model(model: nn.Module, example: Example) -> Tracer:
                 advice="call the model on the example yourself first; give keyword inputs as a dict",
             ) from error
     for tensor in tensors_in(output):
+        tracer.results.append(tracer[tensor])
         for index, axis in enumerate(tracer[tensor]):
-            freeze(axis.expr, f"is axis {index} of the model's output")
-    for module in model.modules():
-        for attribute, parameter, position in parameter_mirrors(module):
-            tracer.note(module, attribute, Mirror((tracer[parameter][position],), several=False))
+            for symbol in leaves(axis.expr):
+                symbol.open_ended = symbol.open_ended or f"is axis {index} of the model's output"
+    tracer.settle(model, attributes)
     return tracer
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from inspect import signature
@@ -13,11 +13,13 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import _SpectralNorm
 
 from growkit.errors import StructureError, suggestion
-from growkit.structure.dimensions import Symbol, freeze, leaves, squared
+from growkit.structure.dimensions import Route, Symbol, freeze, leaves, squared
 from growkit.structure.forward import Example, tensors_in
 from growkit.structure.mirrors import Mirror
 from growkit.structure.positions import evaluate, multiplicity, unit_positions
-from growkit.structure.roles import COPIES, Axis, Roles
+from growkit.structure.roles import Axis, Roles
+from growkit.structure.rules import Rule
+from growkit.structure.tensors import named_tensors
 from growkit.structure.trace import Tracer, trace_model
 
 __all__ = ["Slice", "Structure", "Width", "trace"]
@@ -36,16 +38,17 @@ class Slice:
     axis: int
     _axis: Axis = field(repr=False)
     _symbol: Symbol = field(repr=False)
+    _routes: frozenset[Route] = field(repr=False)
 
     @property
     def index(self) -> Tensor:
         """Positions of each unit along the axis: shape (size, multiplicity), int64."""
-        return unit_positions(self._axis.expr, self._symbol)
+        return unit_positions(self._axis.expr, self._symbol, self._routes)
 
     @property
     def multiplicity(self) -> int:
         """Number of positions of each unit along the axis."""
-        return multiplicity(self._axis.expr, self._symbol)
+        return multiplicity(self._axis.expr, self._symbol, self._routes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +58,8 @@ class Width:
     Attributes:
         name: qualified name of the first module that produces the units.
         incoming: slices that produce the units; they are copied with a unit.
-        outgoing: slices that consume the units; they are shared out among the copies of a unit.
+        outgoing: slices that consume the units; they are shared out among the copies of a unit. An axis may have
+            both kinds, as that of a fused projection has for the head size: queries are copied, keys shared out.
     """
 
     name: str
@@ -70,8 +74,12 @@ class Width:
 
     @property
     def frozen(self) -> str | None:
-        """Why the width cannot change, or None."""
-        return self.symbol.frozen
+        """Why the width cannot change, or None.
+
+        Some edits can still be asked for: `Widen(..., output=True)` adds outputs, and `exact=False` allows what only
+        changes the function.
+        """
+        return self.symbol.reason
 
     @property
     def uniform(self) -> str | None:
@@ -97,18 +105,20 @@ class Structure:
         roles: which axes copy and which share.
         mirrors: module attributes that repeat sizes.
         outputs: the shape of each module's output on the example, by module name.
+        results: the axes of each tensor that the model returns.
     """
 
     def __init__(self, model: nn.Module, tracer: Tracer, samples: int) -> None:
         self.model = model
-        self.mirrors: Mapping[tuple[str, str], Mirror] = tracer.mirrors
+        self.mirrors: Sequence[Mirror] = tracer.mirrors
         self.outputs: Mapping[str, tuple[int, ...]] = tracer.outputs
+        self.results: Sequence[Sequence[Axis]] = tracer.results
         self._work = [(flops / math.prod(axis.expr.size for axis in axes), axes) for flops, axes in tracer.work]
         self._samples = samples
         self.axes: dict[str, list[Axis]] = {}
         self._fixed_parameters = 0
         self._collect(tracer)
-        buffers = [axis for buffer in model.buffers() for axis in tracer[buffer]]
+        buffers = [axis for tensor in named_tensors(model).values() for axis in tracer[tensor] if _is_fixed(tensor)]
         self.roles = Roles(tracer.constraints, fixed=buffers)
         self.widths: Mapping[str, Width] = {width.name: width for width in self._name_widths()}
         self._parameter_names = {name for name, _ in model.named_parameters()}
@@ -134,8 +144,8 @@ class Structure:
 
     @property
     def tensors(self) -> dict[str, Tensor]:
-        """The model's parameters and buffers, by qualified name."""
-        return dict([*self.model.named_parameters(), *self.model.named_buffers()])
+        """The model's parameters, buffers and plain tensor attributes, by qualified name."""
+        return named_tensors(self.model)
 
     @property
     def growable(self) -> list[Width]:
@@ -185,9 +195,7 @@ class Structure:
             if isinstance(module, _SpectralNorm)
             for prefix in (name, name.rpartition(".")[0])
         }
-        named: dict[int, tuple[str, Tensor]] = {}
-        for name, tensor in (*parameters.items(), *self.model.named_buffers()):
-            named.setdefault(id(tensor), (name, tensor))
+        named = {id(tensor): (name, tensor) for name, tensor in named_tensors(self.model).items()}
         for key in tracer.reached:
             name, tensor = named[key]
             self.axes[name] = tracer[tensor]
@@ -215,11 +223,11 @@ class Structure:
             for position, axis in enumerate(axes):
                 for symbol in leaves(axis.expr):
                     if not symbol.extent:
-                        slices.setdefault(symbol, []).append(Slice(name, position, axis, symbol))
+                        slices.setdefault(symbol, []).extend(self._slices(name, position, axis, symbol))
         names: dict[Symbol, str] = {}
         sides = {symbol: self._sides(symbol, found) for symbol, found in slices.items()}
         # Growable widths choose first, so that `features.3` means the channels it makes, not those it receives.
-        for symbol in sorted(slices, key=lambda symbol: symbol.frozen is not None):
+        for symbol in sorted(slices, key=lambda symbol: symbol.reason is not None):
             incoming, _ = sides[symbol]
             names[symbol] = _free_name((*incoming, *slices[symbol]), set(names.values()))
         for symbol, (incoming, outgoing) in sides.items():
@@ -230,11 +238,23 @@ class Structure:
                 symbol=symbol,
             )
 
+    def _slices(self, name: str, position: int, axis: Axis, symbol: Symbol) -> Iterator[Slice]:
+        routes: dict[int, list[Route]] = {}
+        for place, route in self.roles.places(axis):
+            if place is symbol:
+                routes.setdefault(self.roles.of(axis, symbol, route).shares, []).append(route)
+        for alike in routes.values():
+            yield Slice(name, position, axis, symbol, frozenset(alike))
+
     def _sides(self, symbol: Symbol, found: list[Slice]) -> tuple[tuple[Slice, ...], tuple[Slice, ...]]:
-        copying = [self.roles.of(piece._axis, symbol) == COPIES for piece in found]
-        incoming = tuple(piece for piece, copies in zip(found, copying, strict=True) if copies)
-        outgoing = tuple(piece for piece, copies in zip(found, copying, strict=True) if not copies)
+        shares = [self.roles.of(piece._axis, symbol, next(iter(piece._routes))).shares for piece in found]
+        incoming = tuple(piece for piece, share in zip(found, shares, strict=True) if not share)
+        outgoing = tuple(piece for piece, share in zip(found, shares, strict=True) if share)
         return incoming, outgoing
+
+
+def _is_fixed(tensor: Tensor) -> bool:
+    return not isinstance(tensor, nn.Parameter)
 
 
 def _free_name(pieces: tuple[Slice, ...], taken: set[str]) -> str:
@@ -275,8 +295,14 @@ def trace(model: nn.Module, *args: Any, **kwargs: Any) -> Structure:
     return trace_example(model, kwargs or args)
 
 
-def trace_example(model: nn.Module, example: Example) -> Structure:
-    """Do what `trace` does, with the inputs as one value: a tuple of positional or a dict of keyword inputs."""
-    tracer = trace_model(model, example)
+def trace_example(model: nn.Module, example: Example, rules: Mapping[Any, Rule] | None = None) -> Structure:
+    """Do what `trace` does, with the inputs as one value: a tuple of positional or a dict of keyword inputs.
+
+    Args:
+        model: see `trace`.
+        example: the inputs.
+        rules: for operations that growkit does not know, by operation; see `growkit_rules`.
+    """
+    tracer = trace_model(model, example, rules)
     samples = next((tensor.shape[0] for tensor in tensors_in(example) if tensor.dim()), 1)
     return Structure(model, tracer, max(samples, 1))

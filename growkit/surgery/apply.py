@@ -15,7 +15,6 @@ from growkit.errors import SurgeryError
 from growkit.structure import Structure, trace_example
 from growkit.structure.dimensions import Symbol, freeze
 from growkit.structure.forward import Example, call, evaluation, tensors_in
-from growkit.structure.positions import evaluate
 from growkit.surgery.carry import Change, ParamChange, apply_maps, axis_map
 from growkit.surgery.deepen import insert_block, set_children
 from growkit.surgery.edits import Deepen, Edit, UnitMap, Widen, check_edits, merge
@@ -153,17 +152,18 @@ class Operation:
         for change in changes:
             self._undo.append(partial(sites.exchange, change.new, change.old))
             sites.exchange(change.old, change.new)
-        sizes = {symbol: symbol.size for symbol in units}
-        self._undo.append(lambda: self._resize(sizes))
         self._resize({symbol: len(unit_map.source) for symbol, unit_map in units.items()})
 
     def _resize(self, sizes: dict[Symbol, int]) -> None:
-        """Set the sizes of symbols, and the module attributes that repeat them."""
+        """Set the sizes of symbols, and the attributes that repeat them."""
         for symbol, size in sizes.items():
+            self._undo.append(partial(setattr, symbol, "size", symbol.size))
             symbol.size = size
-        for (name, attribute), mirror in self.structure.mirrors.items():
-            values = tuple(evaluate(axis.expr, {}) for axis in mirror.axes)
-            setattr(self.model.get_submodule(name), attribute, values if mirror.several else values[0])
+        for mirror in self.structure.mirrors:
+            if sizes.keys() & mirror.symbols:
+                held = vars(mirror.owner)
+                self._undo.append(partial(held.__setitem__, mirror.attribute, held[mirror.attribute]))
+                held[mirror.attribute] = mirror.value
 
     def _deepen(self, edits: list[Deepen], plans: list[OptimizerPlan]) -> None:
         for edit in edits:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -10,9 +11,9 @@ import torch
 from torch import Tensor
 
 from growkit.errors import SurgeryError, suggestion
-from growkit.structure.dimensions import Symbol, leaves
+from growkit.structure.dimensions import Route, Symbol, leaves
 from growkit.structure.positions import Term, expand
-from growkit.structure.roles import SHARES, Axis, Roles
+from growkit.structure.roles import Axis, Roles
 from growkit.surgery.edits import Edit, UnitMap
 
 __all__ = ["AxisMap", "Change", "Like", "ParamChange", "axis_map"]
@@ -163,10 +164,24 @@ def axis_map(axis: Axis, units: Mapping[Symbol, UnitMap], roles: Roles) -> AxisM
     touched = [symbol for symbol in leaves(axis.expr) if symbol in units]
     if not touched:
         return None
-    shared = {s: [(units[s].source, units[s].share), *units[s].folds] for s in touched}
+    scales = {s: math.sqrt(units[s].growth) for s in touched}
     whole = {s: [(units[s].source, torch.ones_like(units[s].share))] for s in touched}
-    sharing = {symbol for symbol in touched if roles.of(axis, symbol) == SHARES}
-    return AxisMap(
-        weight=expand(axis.expr, {s: (shared if s in sharing else whole)[s] for s in touched}),
-        gradient=expand(axis.expr, {s: (whole if s in sharing else shared)[s] for s in touched}),
-    )
+    shared = {s: [(units[s].source, units[s].share), *units[s].folds] for s in touched}
+
+    def weight(symbol: Symbol, route: Route) -> list[Term] | None:
+        if symbol not in units:
+            return None
+        role = roles.of(axis, symbol, route)
+        return _scaled((shared if role.shares else whole)[symbol], scales[symbol] ** role.power)
+
+    def gradient(symbol: Symbol, route: Route) -> list[Term] | None:
+        if symbol not in units:
+            return None
+        role = roles.of(axis, symbol, route)
+        return _scaled((whole if role.shares else shared)[symbol], scales[symbol] ** -role.power)
+
+    return AxisMap(weight=expand(axis.expr, weight), gradient=expand(axis.expr, gradient))
+
+
+def _scaled(terms: list[Term], factor: float) -> list[Term]:
+    return terms if factor == 1.0 else [(source, factor * weight) for source, weight in terms]

@@ -28,13 +28,20 @@ class UnitMap:
         source: old unit of each new unit, shape (new size,), int64; -1 for new units.
         share: what part of the old unit's outgoing weight each new unit carries, shape (new size,), float64; sums
             to 1 over the copies of a unit, 0 for new units.
+        size: number of old units.
         folds: further old units whose outgoing weight a new unit takes over: pairs of the old unit of each new one,
             -1 for none, and ones.
     """
 
     source: Tensor
     share: Tensor
+    size: int
     folds: tuple[Term, ...] = ()
+
+    @property
+    def growth(self) -> float:
+        """New size over old size."""
+        return len(self.source) / self.size
 
 
 @dataclass(frozen=True)
@@ -87,7 +94,7 @@ class Widen:
         source = torch.tensor([*range(width.size), *self.copies, *[-1] * self.new], dtype=torch.int64)
         counts = torch.bincount(source[source >= 0], minlength=width.size).double()
         share = torch.where(source < 0, 0.0, 1.0 / counts[source.clamp(min=0)])
-        return UnitMap(source, share)
+        return UnitMap(source, share, width.size)
 
     def _check_exact(self, width: Width) -> None:
         if width.copies_only and self.new:
@@ -167,7 +174,7 @@ class Narrow:
             fold = torch.full((len(kept),), -1, dtype=torch.int64)
             fold[kept.index(keeper)] = removed
             folds.append((fold, torch.ones(len(kept), dtype=torch.float64)))
-        return UnitMap(source, torch.ones(len(kept), dtype=torch.float64), tuple(folds))
+        return UnitMap(source, torch.ones(len(kept), dtype=torch.float64), width.size, tuple(folds))
 
 
 Edit = Widen | Narrow | Deepen

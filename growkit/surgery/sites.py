@@ -1,15 +1,17 @@
-"""Where a parameter or buffer stands in a model: every (module, key), so that tied weights stay tied."""
+"""Where a tensor stands in a model: every (module, key), so that tied weights stay tied."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
+from growkit.structure.tensors import plain_tensors
+
 __all__ = ["Sites", "successor"]
 
 
 class Sites:
-    """Every place at which the parameters and buffers of a model stand.
+    """Every place at which the parameters, buffers and plain tensor attributes of a model stand.
 
     Args:
         model: the model; its tensors must not be exchanged by others while this object is in use.
@@ -18,7 +20,8 @@ class Sites:
     def __init__(self, model: nn.Module) -> None:
         self._places: dict[int, list[tuple[nn.Module, str]]] = {}
         for module in model.modules():
-            for key, tensor in (*module._parameters.items(), *module._buffers.items()):
+            held = (*module._parameters.items(), *module._buffers.items(), *plain_tensors(module).items())
+            for key, tensor in held:
                 if tensor is not None:
                     self._places.setdefault(id(tensor), []).append((module, key))
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
-from zoo import CASES
+from small_models import CASES
 
 import growkit
 from growkit.growth import Cost, select

@@ -16,6 +16,7 @@ from growkit.structure.dimensions import (
     concat,
     freeze,
     leaves,
+    occurrences,
     product,
     require_copies,
     require_uniform,
@@ -29,6 +30,11 @@ from growkit.structure.positions import evaluate, expand, unit_positions
 
 def ints(*numbers: int) -> torch.Tensor:
     return torch.tensor(numbers, dtype=torch.int64)
+
+
+def by_symbol(terms):
+    """Terms that are the same wherever a symbol stands."""
+    return lambda symbol, route: terms.get(symbol)
 
 
 # ------------------------------------------------------------------ building
@@ -107,24 +113,23 @@ def test_a_symbol_takes_the_form_it_meets_and_hands_on_its_demands():
 
 def test_uniform_copies_of_a_product_are_uniform_copies_of_its_factors():
     flat, a, b = Symbol(6), Symbol(2), Symbol(3)
-    require_uniform(flat, "averages")
     unify(flat, product([a, b]), "op")
+    require_uniform(flat, "averages")
     assert (a.uniform, b.uniform, a.frozen) == ("averages", "averages", None)
 
 
-def test_uniform_copies_of_a_concatenation_are_out_of_reach():
-    flat, a, b = Symbol(5), Symbol(2), Symbol(3)
-    require_uniform(flat, "averages")
-    unify(flat, concat([a, b]), "op")
-    assert a.frozen == b.frozen == "averages together with other units"
+def test_uniform_copies_of_one_part_of_a_concatenation_are_not_uniform():
+    a, b = Symbol(2), Symbol(3)
+    require_uniform(concat([a, b]), "averages")
+    assert a.inexact == b.inexact == "averages together with other units"
+    assert (a.frozen, b.frozen) == (None, None)
 
 
-def test_uniform_copies_of_what_is_cut_later_are_out_of_reach():
-    flat = Symbol(5)
-    require_uniform(flat, "averages")
-    first, rest = split(flat, 2, concat)
-    assert first.frozen
-    assert rest.frozen
+def test_uniform_copies_of_a_symbol_that_makes_up_every_part_are_uniform():
+    a, b = Symbol(2), Symbol(3)
+    require_uniform(concat([a, product([b, a])]), "averages")
+    assert (a.uniform, a.inexact) == ("averages", None)
+    assert b.inexact == "averages together with other units"
 
 
 def test_products_are_refined_until_their_factors_match():
@@ -158,10 +163,45 @@ def test_factors_without_a_common_refinement_are_frozen_with_the_operation_as_re
             assert "aten.add in 'sum' joins sizes that growkit cannot reconcile" in leaf.frozen
 
 
-def test_a_product_and_a_concatenation_cannot_be_reconciled():
+def test_a_product_meets_a_concatenation_whose_parts_are_stretches_of_its_slowest_factor():
+    slow, fast, left, right = Symbol(5), Symbol(3), Symbol(6), Symbol(9)
+    unify(product([slow, fast]), concat([left, right]), "op")
+    first, second = leaves(slow)
+    assert (first.size, second.size) == (2, 3)
+    assert resolve(left).factors == (first, fast)
+    assert resolve(right).factors == (second, fast)
+
+
+def test_a_product_and_a_concatenation_whose_parts_cut_its_units_cannot_be_reconciled():
     a, b, c, d = Symbol(2), Symbol(3), Symbol(2), Symbol(4)
     unify(product([a, b]), concat([c, d]), "op")
     assert all("cannot reconcile" in symbol.frozen for symbol in (a, b, c, d))
+
+
+def test_a_number_of_alike_parts_meets_a_product_of_data_and_units():
+    many, unit, part = Symbol(3, extent=True), Symbol(4), Symbol(4)
+    unify(product([many, unit]), concat([part, part, part]), "op")
+    assert resolve(part) is resolve(unit)
+    assert resolve(part).frozen is None
+
+
+def test_parts_that_are_refined_while_they_are_matched_are_unfolded():
+    part, a, b = Symbol(5), Symbol(2), Symbol(3)
+    unify(concat([part, part]), concat([a, b, concat([a, b])]), "op")
+    assert resolve(part).parts == (a, b)
+
+
+def test_a_product_with_a_concatenation_as_slowest_factor_is_a_concatenation():
+    a, b, c = Symbol(2), Symbol(3), Symbol(4)
+    flat = product([concat([a, b]), c])
+    assert [part.factors for part in flat.parts] == [(a, c), (b, c)]
+    assert product([c, concat([a, b])]).factors[0] is c
+
+
+def test_occurrences_tell_places_of_one_symbol_apart():
+    a, b = Symbol(2), Symbol(3)
+    fused = concat([product([a, b]), product([a, b]), b])
+    assert occurrences(fused) == [(a, (0,)), (b, (0,)), (a, (1,)), (b, (1,)), (b, (2,))]
 
 
 def test_a_symbol_cannot_contain_itself():
@@ -208,31 +248,31 @@ def test_only_symbols_can_be_split_and_their_demands_are_handed_on(join):
 def positions(expr, sources):
     """Where each new position comes from, when every new unit comes from one old unit or from none."""
     whole = {symbol: [(source, torch.ones(len(source), dtype=torch.float64))] for symbol, source in sources.items()}
-    ((source, _),) = expand(expr, whole)
+    ((source, _),) = expand(expr, by_symbol(whole))
     return source
 
 
 def scales(expr, factors):
     """The weight of each new position, when the units of some symbols have weights."""
-    ((_, scale),) = expand(expr, {symbol: [(torch.arange(len(f)), f)] for symbol, f in factors.items()})
+    ((_, scale),) = expand(expr, by_symbol({symbol: [(torch.arange(len(f)), f)] for symbol, f in factors.items()}))
     return scale
 
 
 def test_a_position_sums_over_the_terms_of_its_units():
     a, b = Symbol(3), Symbol(2)
     terms = {a: [(ints(0, 1), torch.ones(2).double()), (ints(2, -1), torch.ones(2).double())]}
-    (first, one), (second, other) = expand(concat([a, b]), terms)
+    (first, one), (second, other) = expand(concat([a, b]), by_symbol(terms))
     assert first.tolist() == [0, 1, 3, 4]
     assert one.tolist() == [1, 1, 1, 1]
     assert second.tolist() == [2, -1, -1, -1], "the other part is not added twice"
     assert other[0] == 1
-    assert [source.tolist() for source, _ in expand(product([a, b]), terms)] == [[0, 1, 2, 3], [4, 5, -1, -1]]
+    assert [source.tolist() for source, _ in expand(product([a, b]), by_symbol(terms))] == [[0, 1, 2, 3], [4, 5, -1, -1]]
 
 
 def test_terms_of_two_factors_give_every_combination():
     a, b = Symbol(2), Symbol(2)
     fold = [(ints(0), torch.tensor([1.0]).double()), (ints(1), torch.tensor([0.5]).double())]
-    found = [(source.item(), weight.item()) for source, weight in expand(product([a, b]), {a: fold, b: fold})]
+    found = [(source.item(), weight.item()) for source, weight in expand(product([a, b]), by_symbol({a: fold, b: fold}))]
     assert found == [(0, 1.0), (1, 0.5), (2, 0.5), (3, 0.25)]
 
 

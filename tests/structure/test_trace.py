@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
-from zoo import BY_NAME, CASES, Apply, Case, Concat, Residual, TiedLanguageModel
+from small_models import BY_NAME, CASES, Apply, Case, Concat, Residual, TiedLanguageModel
 
 from growkit.errors import StructureError
 from growkit.structure import Slice, Structure, trace
@@ -441,23 +441,24 @@ def around(function) -> nn.Module:
 CONSTANT = torch.ones(4)
 
 REFUSED = {
-    "cumsum": (lambda m, x: x.cumsum(-1), "aten.cumsum in 'middle' (Apply) has no dimension rule"),
+    "cumsum": (lambda m, x: x.cumsum(-1), "aten.cumsum in 'middle' (Apply) depends on the order of its units"),
     "custom operation": (lambda m, x: twist(x), "growkit_tests.twist in 'middle' (Apply) has no dimension rule"),
-    "softmax": (lambda m, x: x.softmax(-1), "aten._softmax in 'middle' (Apply) has no dimension rule"),
+    "log softmax": (
+        lambda m, x: x.log_softmax(-1),
+        "aten._log_softmax in 'middle' (Apply) sums the exponentials of its units",
+    ),
     "view that splits": (
         lambda m, x: x.view(-1, 2, 2).flatten(1),
-        "aten.view in 'middle' (Apply) splits it into factors whose sizes it may have written down as numbers",
+        "aten.view in 'middle' (Apply) gives its size as the number 2: take it from a shape or an attribute instead",
     ),
     "view that regroups": (
         lambda m, x: x.reshape(4, 2).relu().reshape(2, 4),
-        "aten.view in 'middle' (Apply) splits it into factors whose sizes it may have written down as numbers",
+        "aten.view in 'middle' (Apply) gives its size as the number",
     ),
-    "slice": (lambda m, x: x[:, 1:], "aten.slice in 'middle' (Apply) takes only some of its units"),
-    "stride": (lambda m, x: x[:, ::2], "aten.slice in 'middle' (Apply) takes every so many of its units"),
-    "chunk": (lambda m, x: x.chunk(2, 1)[0], "aten.split in 'middle' (Apply) takes only some of its units"),
-    "index": (lambda m, x: x[:, [0, 2]], "aten.index in 'middle' (Apply) has no dimension rule"),
+    "uneven stride": (lambda m, x: x[:, ::3], "aten.slice in 'middle' (Apply) takes every so many of its units"),
+    "index": (lambda m, x: x[:, [0, 2]], "aten.index in 'middle' (Apply) looks its units up by the data"),
     "select": (lambda m, x: x[:, 0, None] + x, "aten.select in 'middle' (Apply) takes one of its units"),
-    "sort": (lambda m, x: x.sort(-1).values, "aten.sort in 'middle' (Apply) has no dimension rule"),
+    "sort": (lambda m, x: x.sort(-1).values, "aten.sort in 'middle' (Apply) orders its units"),
     "max with its place": (
         lambda m, x: x - x.max(-1, keepdim=True).values,
         "aten.max in 'middle' (Apply) returns positions along it",
@@ -476,7 +477,7 @@ REFUSED = {
     ),
     "a constant made on the way": (
         lambda m, x: x * torch.arange(4.0),
-        "was computed by aten.arange in 'middle' (Apply), which has no rule",
+        "was made by aten.arange in 'middle' (Apply)",
     ),
     "a constant from elsewhere": (
         lambda m, x: x * CONSTANT,
@@ -495,6 +496,13 @@ def test_frozen_units_say_which_operation_and_module_stopped_them(operation):
     structure = trace(around(function), torch.randn(2, 3))
     assert why in reason(structure, "before")
     assert "before" not in [width.name for width in structure.growable]
+
+
+def test_a_slice_whose_size_is_a_number_leaves_the_rest_free():
+    structure = trace(around(lambda m, x: x[:, 1:]), torch.randn(2, 3))
+    assert structure["before"].size == 3
+    assert structure["before.weight"].size == 1
+    assert "aten.slice in 'middle' (Apply) gives its size as the number 1" in reason(structure, "before.weight")
 
 
 def test_inputs_and_outputs_say_so():

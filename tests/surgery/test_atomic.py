@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import SGD, Adafactor, Adam, Optimizer
-from zoo import Apply
+from small_models import Apply
 
 from growkit.errors import GrowkitError, StructureError, SurgeryError
 from growkit.structure import trace, trace_example

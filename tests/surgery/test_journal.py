@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 from torch import nn, optim
-from zoo import BY_NAME, CASES, Apply, Case
+from small_models import BY_NAME, CASES, Apply, Case
 
 from growkit.errors import SurgeryError
 from growkit.structure import trace

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn, optim
 from torch.optim.lr_scheduler import LambdaLR, OneCycleLR
-from zoo import BY_NAME
+from small_models import BY_NAME
 
 from growkit.errors import GrowkitError, SurgeryError
 from growkit.surgery import Deepen, Narrow, ParamChange, Widen, apply

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn, optim
-from zoo import Concat, Residual
+from small_models import Concat, Residual
 
 from growkit.structure import Width, trace
 from growkit.surgery import Change, Journal, Narrow, Widen, apply

@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from zoo import BY_NAME, CASES, Apply, Case, Concat
+from small_models import BY_NAME, CASES, Apply, Case, Concat
 
 from growkit.errors import GrowkitError, SurgeryError
 from growkit.structure import trace

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from growkit.structure.dimensions import Symbol, product
 from growkit.structure.roles import Axis
@@ -47,13 +49,52 @@ def _add_bias(tracer: Tracer, bias: list[Axis], bias_shape: Any, result: list[Ax
 @rule(aten.bmm)
 def bmm(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
     """`(b, n, k) (b, k, m) -> (b, n, m)`; the batch axes meet as in a product."""
-    (b, n, k), (b2, k2, m) = tracer[args[0]], tracer[args[1]]
-    tracer.contract(k, k2)
+    tracer[out] = _batched(tracer, func, args, out, *args[:2])
+
+
+@rule(aten.baddbmm)
+def baddbmm(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+    """`bias + (b, n, k) (b, k, m) -> (b, n, m)`."""
+    result = _batched(tracer, func, args, out, *args[1:3])
+    _add_bias(tracer, tracer[args[0]], args[0].shape, result, out.shape)
+    tracer[out] = result
+
+
+def _batched(tracer: Tracer, func: Any, args: tuple[Any, ...], out: Tensor, left: Tensor, right: Tensor) -> list[Axis]:
+    (b, n, k), (b2, k2, m) = tracer[left], tracer[right]
+    tracer.contract(k, k2, scores=True)
     tracer.count(func, args, out, b, n, k, m)
     tracer.unify(b, b2)
     batch = Axis(b.expr)
     tracer.constrain("product", b, b2, batch)
-    tracer[out] = [batch, n, m]
+    return [batch, n, m]
+
+
+@rule(aten.addmv)
+def addmv(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+    """`bias + (n, k) (k) -> (n)`."""
+    (n, k), (k2,) = tracer[args[1]], tracer[args[2]]
+    tracer.contract(k, k2)
+    _add_bias(tracer, tracer[args[0]], args[0].shape, [n], out.shape)
+    tracer[out] = [n]
+
+
+@rule(F.bilinear)
+def bilinear(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+    """`(*, i) (o, i, j) (*, j) + bias -> (*, o)`."""
+    left, right, weight = args[:3]
+    bias = args[3] if len(args) > 3 else kwargs.get("bias")
+    o, i, j = tracer[weight]
+    tracer.contract(tracer[left][-1], i)
+    tracer.contract(tracer[right][-1], j)
+    for a, b in zip(tracer[left][:-1], tracer[right][:-1], strict=True):
+        tracer.unify(a, b)
+        tracer.constrain("copies", a)
+        tracer.constrain("copies", b)
+    if bias is not None:
+        tracer.same(o, tracer[bias][0])
+    tracer.work.append((2.0 * weight.numel() * (out.numel() // weight.shape[0]), (o, i, j)))
+    tracer[out] = [*tracer[left][:-1], o]
 
 
 @rule(aten.mv)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from growkit.structure.dimensions import Symbol, product, require_uniform
 from growkit.structure.roles import Axis
@@ -56,7 +56,7 @@ def _normalise_last(
 ) -> None:
     kept, last = tracer[x][:-count], tracer[x][-count:]
     for axis in last:
-        require_uniform(axis.expr, f"{tracer.where} averages over the units")
+        tracer.demand(require_uniform, axis, "averages over the units")
     _whole(tracer, last)
     tracer.mirror(weight, "normalized_shape", *last, several=True)
     _set(tracer, out, [*kept, *_affine(tracer, last, weight, bias)])
@@ -70,9 +70,12 @@ def group_norm(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[st
     group = Symbol(groups, extent=groups == 1)
     member = Symbol(channels // groups, extent=channels == groups)
     tracer.unify(axis, Axis(product((group, member))))
-    require_uniform(member, f"{tracer.where} averages over the units of a group")
+    tracer.demand(require_uniform, Axis(member), "averages over the units of a group")
     _whole(tracer, [axis])
-    tracer.mirror(weight, "num_groups", Axis(group))
+    if tracer.in_module(nn.GroupNorm):
+        tracer.mirror(weight, "num_groups", Axis(group))
+    else:
+        tracer.sized(Axis(group), tracer.call.origin(groups) if tracer.call is not None else None)
     tracer.mirror(weight, "num_channels", axis)
     _set(tracer, out, [tracer[x][0], *_affine(tracer, [axis], weight, bias), *tracer[x][2:]])
 
@@ -101,3 +104,20 @@ def _set(tracer: Tracer, out: Any, axes: list[Axis]) -> None:
     tracer[results[0]] = axes
     for extra in results[1:]:
         tracer[extra] = [tracer.extent(n, f"is saved by {tracer.where} for its backward pass") for n in extra.shape]
+
+
+@rule(aten._weight_norm_interface, aten._weight_norm)
+def weight_norm(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+    """`g v / |v|`, each entry along one axis by the norm over the others: `v, g, axis`.
+
+    Sharing entries out along another axis changes the norms, so `g` has to be set anew afterwards.
+    """
+    direction, gain = args[:2]
+    dim = args[2] if len(args) > 2 else kwargs.get("dim", 0)
+    axes = tracer[direction]
+    tracer.same(axes[dim], tracer[gain][dim])
+    tracer.normalised(direction, gain, dim)
+    result, *saved = out if isinstance(out, (tuple, list)) else (out,)
+    tracer[result] = axes
+    for extra in saved:
+        tracer[extra] = [axis if axis.expr.size == n else tracer.made(n) for axis, n in zip(axes, extra.shape, strict=True)]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from growkit.structure.refine import chop
 from growkit.structure.roles import Axis
 from growkit.structure.rules.registry import rule
 
@@ -26,6 +27,11 @@ _LINEAR = {
     aten.positive,
     aten.lift_fresh,
     aten.lift_fresh_copy,
+    aten._conj,
+    aten._neg_view,
+    aten.resolve_conj,
+    aten.contiguous,
+    aten._to_dense,
 }
 _SUMS = {aten.add, aten.sub}
 # Pointwise, but not tagged so.
@@ -67,6 +73,25 @@ def like(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any
     """New entries, alike for all units: the sizes are those of the model tensor, the entries are whole."""
     axes = [Axis(axis.expr) for axis in tracer[args[0]]]
     for axis in axes:
+        tracer.constrain("copies", axis)
+    tracer[out] = axes
+
+
+@rule(aten.glu)
+def glu(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+    """The first half of an axis times the sigmoid of the second."""
+    axes = list(tracer[args[0]])
+    dim = args[1] if len(args) > 1 else -1
+    whole = axes[dim]
+    half = chop(whole.expr, 2, tracer.where)
+    if half is None:
+        raise ValueError("halves that cannot be told apart")
+    value, gate = Axis(half), Axis(half)
+    tracer.piece(value, whole, 0)
+    tracer.piece(gate, whole, half.size)
+    tracer.constrain("copies", gate)
+    axes[dim] = value
+    for axis in axes[:dim] + axes[dim + 1 :] if dim != -1 else axes[:-1]:
         tracer.constrain("copies", axis)
     tracer[out] = axes
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from growkit.structure.dimensions import require_copies, require_uniform
+from growkit.structure.dimensions import leaves, product, require_copies, require_uniform
+from growkit.structure.refine import divide
 from growkit.structure.roles import Axis
 from growkit.structure.rules.registry import rule
 
@@ -40,12 +41,12 @@ def variance(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str,
         if biased:
             _average(tracer, axis)
         else:
-            tracer.freeze(axis, "divides by one less than its number of units")
+            tracer.forbid_exact(axis, "divides by one less than its number of units")
 
     _reduce(tracer, args, kwargs, out, reduced, linear=False)
 
 
-@rule(aten.amax, aten.amin, aten.max, aten.min)
+@rule(aten.amax, aten.amin, aten.max, aten.min, aten.any, aten.all)
 def extreme(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
     """An extreme is preserved by copies, not by new units. The position of it (max with an axis) is not."""
     if isinstance(out, (tuple, list)):
@@ -60,14 +61,43 @@ def extreme(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, 
         return
 
     def reduced(axis: Axis) -> None:
-        require_copies(axis.expr, f"{tracer.where} takes an extreme over the units")
+        tracer.demand(require_copies, axis, "takes an extreme over the units")
         tracer.constrain("copies", axis)
 
     _reduce(tracer, args, kwargs, out, reduced, linear=False)
 
 
+@rule(aten.prod, aten.linalg_vector_norm, aten.norm)
+def unlike(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+    """A product or a norm changes with every copy."""
+    if func.overloadpacket is not aten.prod:
+        dims = args[2] if len(args) > 2 else kwargs.get("dim")
+        keepdim = args[3] if len(args) > 3 else kwargs.get("keepdim", False)
+        args, kwargs = (args[0],), {"dim": dims, "keepdim": keepdim}
+    _reduce(
+        tracer,
+        args,
+        kwargs,
+        out,
+        lambda axis: tracer.forbid_exact(axis, "adds every one of its units to a norm or product"),
+        linear=False,
+    )
+
+
+@rule(aten.cumsum, aten.cumprod)
+def cumulative(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+    """Sums or products up to each entry, which depend on the order."""
+    axes = tracer[args[0]]
+    for position, axis in enumerate(axes):
+        if position == args[1] % len(axes):
+            tracer.freeze(axis, "depends on the order of its units")
+        if func.overloadpacket is aten.cumprod:
+            tracer.constrain("copies", axis)
+    tracer[out] = axes
+
+
 def _average(tracer: Tracer, axis: Axis) -> None:
-    require_uniform(axis.expr, f"{tracer.where} averages over the units")
+    tracer.demand(require_uniform, axis, "averages over the units")
     tracer.constrain("copies", axis)
 
 
@@ -100,6 +130,29 @@ def _reduce(
         tracer[result] = kept
 
 
+@rule(aten._fft_r2c, aten._fft_c2r, aten._fft_c2c)
+def fourier(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+    """Fourier transforms along some axes; linear along the others."""
+    axes = list(tracer[args[0]])
+    for dim in args[1]:
+        tracer.freeze(axes[dim], "transforms along it")
+        axes[dim] = tracer.made(out.shape[dim])
+    tracer[out] = axes
+
+
+@rule(aten._cdist_forward, aten._euclidean_dist)
+def distances(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+    """Distances between all rows of two matrices: each unit adds to them."""
+    (*batch, n, k), (*other, m, k2) = tracer[args[0]], tracer[args[1]]
+    tracer.unify(k, k2)
+    tracer.forbid_exact(k, "adds every one of its units to a distance")
+    for axis in (*batch, *other, n, m):
+        tracer.constrain("copies", axis)
+    for axis, meets in zip(batch, other, strict=True):
+        tracer.unify(axis, meets)
+    tracer[out] = [*batch, n, m]
+
+
 # ------------------------------------------------------------------ pools
 
 
@@ -124,18 +177,22 @@ def _image_rule(dimensions: int, *, linear: bool) -> Any:
 
 
 _LINEAR_IMAGE: dict[int, Sequence[Any]] = {
-    1: (aten.avg_pool1d, aten.upsample_nearest1d, aten.upsample_linear1d),
-    2: (
-        aten.avg_pool2d,
-        aten._adaptive_avg_pool2d,
-        aten.upsample_nearest2d,
-        aten.upsample_bilinear2d,
-        aten.upsample_bicubic2d,
+    1: (
+        *(aten.avg_pool1d, aten.upsample_nearest1d, aten.upsample_linear1d, aten._upsample_nearest_exact1d),
+        *(aten.reflection_pad1d, aten.replication_pad1d),
     ),
-    3: (aten.avg_pool3d, aten._adaptive_avg_pool3d, aten.upsample_nearest3d, aten.upsample_trilinear3d),
+    2: (
+        *(aten.avg_pool2d, aten._adaptive_avg_pool2d, aten.upsample_nearest2d, aten.upsample_bilinear2d),
+        *(aten.upsample_bicubic2d, aten._upsample_nearest_exact2d, aten._upsample_bilinear2d_aa),
+        *(aten._upsample_bicubic2d_aa, aten.reflection_pad2d, aten.replication_pad2d),
+    ),
+    3: (
+        *(aten.avg_pool3d, aten._adaptive_avg_pool3d, aten.upsample_nearest3d, aten.upsample_trilinear3d),
+        *(aten._upsample_nearest_exact3d, aten.reflection_pad3d, aten.replication_pad3d),
+    ),
 }
 _MAXIMUM_IMAGE: dict[int, Sequence[Any]] = {
-    2: (aten.max_pool2d_with_indices, aten.adaptive_max_pool2d),
+    2: (aten.max_pool2d_with_indices, aten.adaptive_max_pool2d, aten.fractional_max_pool2d),
     3: (aten.max_pool3d_with_indices, aten.adaptive_max_pool3d),
 }
 for _dimensions, _operations in _LINEAR_IMAGE.items():
@@ -144,16 +201,51 @@ for _dimensions, _operations in _MAXIMUM_IMAGE.items():
     rule(*_operations)(_image_rule(_dimensions, linear=False))
 
 
-# ------------------------------------------------------------------ lookups and random masks
+# ------------------------------------------------------------------ patches and random masks
 
 
-@rule(aten.embedding)
-def embedding(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
-    """Rows of a table, chosen by the data."""
-    rows, features = tracer[args[0]]
-    tracer.freeze(rows, "looks its units up by the data")
-    tracer.mirror(args[0], "embedding_dim", features)
-    tracer[out] = [*tracer[args[1]], features]
+@rule(aten.im2col)
+def patches(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+    """Patches of an image as columns: `(N, C, H, W) -> (N, C * kernel, places)`."""
+    *kept, channels, high, wide = tracer[args[0]]
+    for axis in (high, wide):
+        tracer.freeze(axis, "slides over it")
+    kernel = tracer.made(out.shape[-2] // channels.expr.size)
+    merged = Axis(product((channels.expr, kernel.expr)))
+    tracer.constrain("same", channels, merged)
+    tracer[out] = [*kept, merged, tracer.made(out.shape[-1])]
+
+
+@rule(aten.col2im)
+def overlap(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+    """Sum overlapping patches to an image: `(N, C * kernel, places) -> (N, C, H, W)`."""
+    *kept, merged, _ = tracer[args[0]]
+    halves = divide(merged.expr, out.shape[-3], tracer.where)
+    if halves is None:
+        raise ValueError("columns that are no patches of channels")
+    for symbol in leaves(halves[1]):
+        symbol.frozen = symbol.frozen or f"{tracer.where} makes pixels of it"
+    channels = Axis(halves[0])
+    tracer.constrain("same", channels, merged)
+    tracer[out] = [*kept, channels, *(tracer.made(n) for n in out.shape[-2:])]
+
+
+@rule(aten.unfold)
+def windows(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+    """Overlapping windows along one axis, their entries along a new last one."""
+    axes = list(tracer[args[0]])
+    tracer.freeze(axes[args[1]], "slides over it")
+    axes[args[1]] = tracer.made(out.shape[args[1]])
+    tracer[out] = [*axes, tracer.made(out.shape[-1])]
+
+
+@rule(aten.max_unpool2d, aten.max_unpool3d)
+def unpool(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+    """Put maxima back where they were."""
+    dimensions = 2 if func.overloadpacket is aten.max_unpool2d else 3
+    for axis, other in zip(tracer[args[0]], tracer[args[1]], strict=True):
+        tracer.unify(axis, other)
+    _image(tracer, args[0], out, dimensions, linear=False)
 
 
 @rule(aten.native_dropout)

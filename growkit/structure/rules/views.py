@@ -1,16 +1,15 @@
-"""View-like operations: factor, merge, reorder and lay end to end."""
+"""Views that reorder, insert and repeat axes."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
-from growkit.structure.dimensions import Concat, Expr, Product, Symbol, concat, product, resolve, split
+from growkit.structure.dimensions import is_data, product
 from growkit.structure.roles import Axis
 from growkit.structure.rules.registry import rule
+from growkit.structure.sizes import Size, expression
 
 if TYPE_CHECKING:
     from growkit.structure.trace import Tracer
@@ -18,13 +17,13 @@ if TYPE_CHECKING:
 aten = torch.ops.aten
 
 
-@rule(aten.t)
+@rule(aten.t, aten.numpy_T)
 def t(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
     """Reverse the axes of a matrix."""
     tracer[out] = tracer[args[0]][::-1]
 
 
-@rule(aten.transpose)
+@rule(aten.transpose, aten.transpose_, aten.swapaxes)
 def transpose(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
     """Swap two axes."""
     axes = list(tracer[args[0]])
@@ -39,7 +38,7 @@ def permute(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, 
     tracer[out] = [axes[position] for position in args[1]]
 
 
-@rule(aten.unsqueeze)
+@rule(aten.unsqueeze, aten.unsqueeze_)
 def unsqueeze(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
     """Insert an axis of one entry."""
     axes = list(tracer[args[0]])
@@ -51,8 +50,9 @@ def unsqueeze(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str
 def expand(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
     """Repeat axes of one entry without copying."""
     axes = tracer[args[0]]
+    asked = tracer.call.asked(out.dim()) if tracer.call is not None else None
     new = out.dim() - len(axes)
-    result = [tracer.extent(n, f"was made by {tracer.where}") for n in out.shape]
+    result = [_repeated(tracer, n, asked[i] if asked else None) for i, n in enumerate(out.shape)]
     for position, axis in enumerate(axes):
         if axis.expr.size == out.shape[new + position]:
             result[new + position] = axis
@@ -61,191 +61,86 @@ def expand(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, A
     tracer[out] = result
 
 
+def _repeated(tracer: Tracer, size: int, wanted: Any) -> Axis:
+    """Return the axis along which something is repeated: each entry is the same."""
+    expr = expression(wanted, tracer.where) if isinstance(wanted, Size) and size > 1 else None
+    if expr is None or is_data(expr):
+        return tracer.made(size)
+    axis = Axis(expr)
+    tracer.constrain("copies", axis)
+    return axis
+
+
 @rule(aten.repeat)
 def repeat(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
     """Repeat every axis some number of times, the repetitions outermost."""
     axes, times = tracer[args[0]], args[1]
+    asked = list(tracer.call.args[1:]) if tracer.call is not None and tracer.call.name == "repeat" else []
+    asked = list(asked[0]) if len(asked) == 1 and isinstance(asked[0], (tuple, list)) else asked
+    counts = [
+        _repeated(tracer, n, asked[i] if len(asked) == len(times) else None) if n != 1 else None
+        for i, n in enumerate(times)
+    ]
     new = len(times) - len(axes)
-    made = f"was made by {tracer.where}"
-    result = [tracer.extent(n, made) for n in times[:new]]
-    for axis, count in zip(axes, times[new:], strict=True):
-        if count == 1:
+    result = [count if count is not None else tracer.made(1) for count in counts[:new]]
+    for axis, count in zip(axes, counts[new:], strict=True):
+        if count is None:
             result.append(axis)
             continue
-        merged = Axis(product((tracer.extent(count, made).expr, axis.expr)))
+        merged = Axis(product((count.expr, axis.expr)))
         tracer.constrain("same", axis, merged)
+        tracer.constrain("same", count, merged)
         result.append(merged)
     tracer[out] = result
 
 
-@rule(aten.cat)
-def cat(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
-    """Lay tensors end to end along one axis; the other axes meet as in a sum."""
-    tensors = [tensor for tensor in args[0] if tensor.dim() == out.dim()]
-    along = (args[1] if len(args) > 1 else kwargs.get("dim", 0)) % out.dim()
-    rows = [tracer[tensor] for tensor in tensors]
-    result = list(rows[0])
-    for row in rows[1:]:
-        for position in range(out.dim()):
-            if position != along:
-                tracer.same(result[position], row[position])
-    joined = Axis(concat(row[along].expr for row in rows))
-    for row in rows:
-        tracer.constrain("same", row[along], joined)
-    result[along] = joined
-    tracer[out] = result
-
-
-@rule(aten.split, aten.split_with_sizes)
-def split_rule(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
-    """Cut one axis into pieces."""
-    along = (args[2] if len(args) > 2 else kwargs.get("dim", 0)) % args[0].dim()
-    start = 0
-    for piece in out:
-        _cut(tracer, args[0], along, start, piece)
-        start += piece.shape[along]
-
-
-@rule(aten.slice)
-def slice_rule(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
-    """Keep a stretch of one axis."""
-    defaults: tuple[Any, ...] = (None, 0, None, None, 1)
-    x, along, first, last, step = (*args, *defaults[len(args) :])
-    if step == 1:
-        start = slice(first, last).indices(x.shape[along])[0]
-        _cut(tracer, x, along % x.dim(), start, out)
-        return
-    tracer.freeze(tracer[x][along], "takes every so many of its units")
-    axes = list(tracer[x])
-    axes[along] = tracer.extent(out.shape[along], f"was made by {tracer.where}")
-    tracer[out] = axes
-
-
-def _cut(tracer: Tracer, x: Tensor, along: int, start: int, piece: Tensor) -> None:
-    """Set the axes of a stretch of `x`: allowed where it consists of whole parts of a concatenation."""
-    axes = list(tracer[x])
-    size = piece.shape[along]
-    expr = resolve(axes[along].expr)
-    if size != expr.size:
-        whole = _whole_parts(expr, start, size)
-        if whole is None:
-            tracer.freeze(axes[along], "takes only some of its units")
-            axes[along] = tracer.extent(size, f"was cut out by {tracer.where}")
-        else:
-            part = Axis(whole)
-            tracer.constrain("same", part, axes[along])
-            axes[along] = part
-    tracer[piece] = axes
-
-
-def _whole_parts(expr: Expr, start: int, size: int) -> Expr | None:
-    if not isinstance(expr, Concat):
-        return None
-    kept, offset = [], 0
-    for part in expr.parts:
-        if start <= offset and offset + part.size <= start + size:
-            kept.append(part)
-        offset += part.size
-    return concat(kept) if sum(part.size for part in kept) == size else None
-
-
-@rule(aten.select)
-def select(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
-    """Take one entry of an axis."""
+@rule(aten.repeat_interleave)
+def repeat_interleave(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+    """Repeat each entry of one axis some number of times, the repetitions innermost."""
+    dim = args[2] if len(args) > 2 else kwargs["dim"]
     axes = list(tracer[args[0]])
-    tracer.freeze(axes.pop(args[1]), "takes one of its units")
+    axis = axes[dim]
+    times = out.shape[dim] // axis.expr.size
+    wanted = tracer.call.origin(times) if tracer.call is not None else None
+    count = _repeated(tracer, times, wanted)
+    merged = Axis(product((axis.expr, count.expr)))
+    tracer.constrain("same", axis, merged)
+    tracer.constrain("same", count, merged)
+    axes[dim] = merged
     tracer[out] = axes
 
 
-@rule(aten.stack)
-def stack(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
-    """Lay tensors side by side along a new axis; the other axes meet as in a sum."""
-    along = (args[1] if len(args) > 1 else kwargs.get("dim", 0)) % out.dim()
-    rows = [tracer[tensor] for tensor in args[0]]
-    for row in rows[1:]:
-        for first, other in zip(rows[0], row, strict=True):
-            tracer.same(first, other)
-    axes = list(rows[0])
-    axes.insert(along, tracer.extent(len(rows), f"was made by {tracer.where}"))
+@rule(aten.roll, aten.flip)
+def reorder(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+    """Shift or reverse the entries of some axes, which ties each unit to another one's place."""
+    axes = tracer[args[0]]
+    dims = args[-1] if func.overloadpacket is aten.flip else (args[2] if len(args) > 2 else kwargs.get("dims", ()))
+    moved = {dim % len(axes) for dim in dims} or set(range(len(axes)))
+    for dim in moved:
+        tracer.freeze(axes[dim], "changes the order of its entries")
+    tracer[out] = [tracer.made(axis.expr.size) if d in moved else axis for d, axis in enumerate(axes)]
+
+
+@rule(aten.view_as_complex)
+def view_as_complex(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+    """Make complex numbers of pairs."""
+    *axes, pair = tracer[args[0]]
+    tracer.freeze(pair, "takes its two entries for a complex number")
     tracer[out] = axes
 
 
-# ------------------------------------------------------------------ reshaping
+@rule(aten.view_as_real)
+def view_as_real(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+    """Make pairs of complex numbers."""
+    tracer[out] = [*tracer[args[0]], tracer.made(2)]
 
 
-@rule(aten.view, aten._unsafe_view, aten.reshape, aten.squeeze)
-def view(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
-    """Regroup the same entries: axes merge into products, products come apart into their factors."""
-    pending = list(tracer[args[0]])
-    result: list[Axis] = []
-    for size in out.shape:
-        result.append(_take(tracer, pending, size))
-    for axis in pending:  # what is left has one entry
-        if not isinstance(axis.expr, Symbol) or not axis.expr.extent:
-            tracer.freeze(axis, "drops it")
-    tracer[out] = result
-
-
-def _take(tracer: Tracer, pending: list[Axis], size: int) -> Axis:
-    """Take as many factors off the front of the pending axes as make up `size` entries."""
-    _drop_trivial(pending, size)
-    if pending and pending[0].expr.size == size:
-        return pending.pop(0)
-    taken: list[tuple[Axis, Expr]] = []
-    total = 1
-    while total < size:
-        axis = pending.pop(0)
-        front, rest = _front(tracer, axis, size // total if size % total == 0 else 0)
-        total *= front.size
-        taken.append((axis, front))
-        if rest is not None:
-            pending.insert(0, _part(tracer, axis, rest))
-    if total != size:
-        for axis, _ in taken:
-            tracer.freeze(axis, "regroups it across its factors")
-        return tracer.extent(size, f"was regrouped by {tracer.where}")
-    if not taken:
-        return tracer.extent(size, f"was inserted by {tracer.where}")
-    merged = Axis(product(front for _, front in taken))
-    for axis, _ in taken:
-        tracer.constrain("same", axis, merged)
-    return merged
-
-
-def _drop_trivial(pending: list[Axis], size: int) -> None:
-    """Skip data axes of one entry; a width of one unit stays, to be merged or matched."""
-    while pending and pending[0].expr.size == 1 and size != 1 and _is_extent(pending[0].expr):
-        pending.pop(0)
-
-
-def _is_extent(expr: Expr) -> bool:
-    expr = resolve(expr)
-    return isinstance(expr, Symbol) and expr.extent
-
-
-def _part(tracer: Tracer, axis: Axis, expr: Expr) -> Axis:
-    part = Axis(expr)
-    tracer.constrain("same", part, axis)
-    return part
-
-
-def _front(tracer: Tracer, axis: Axis, room: int) -> tuple[Expr, Expr | None]:
-    """Cut the leading factors that fit into `room` off an axis; the whole axis if it fits."""
-    expr = resolve(axis.expr)
-    if room and room % expr.size == 0:
-        return expr, None
-    factors: Sequence[Expr] = expr.factors if isinstance(expr, Product) else (expr,)
-    head: list[Expr] = []
-    for index, factor in enumerate(factors):
-        if room and room % factor.size == 0:
-            head.append(factor)
-            room //= factor.size
-            continue
-        if room == 1:
-            return product(head), product(factors[index:])
-        tracer.freeze(axis, "splits it into factors whose sizes it may have written down as numbers")
-        halves = split(factor, room, product) if room else None
-        if halves is None:
-            break
-        return product((*head, halves[0])), product((halves[1], *factors[index + 1 :]))
-    return expr, None
+@rule(aten.diagonal)
+def diagonal(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+    """Take the entries in which two axes agree; units of both are then the same, which no edit of one can follow."""
+    x, offset, first, second = (*args, *(0, 0, 1)[len(args) - 1 :])
+    axes = list(tracer[x])
+    pair = [axes[first], axes[second]]
+    for axis in pair:
+        tracer.freeze(axis, "takes its diagonal")
+    tracer[out] = [axis for axis in axes if axis not in pair] + [tracer.made(out.shape[-1])]

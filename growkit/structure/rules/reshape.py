@@ -1,0 +1,135 @@
+"""Views that regroup: axes merge into products, products come apart into their factors."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from growkit.structure.dimensions import Expr, Symbol, freeze, is_data, leaves, product, resolve
+from growkit.structure.refine import boundary, chop, divide
+from growkit.structure.roles import Axis, Slots
+from growkit.structure.rules.registry import rule
+from growkit.structure.sizes import Size
+
+if TYPE_CHECKING:
+    from growkit.structure.trace import Tracer
+
+aten = torch.ops.aten
+
+# So many parts of a fixed number get roles of their own, as those of a fused projection need.
+_MOST_SLOTS = 16
+
+
+@rule(aten.view, aten._unsafe_view, aten.reshape, aten.squeeze, aten.squeeze_, aten._reshape_alias, aten._reshape_copy)
+def view(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+    """Regroup the same entries."""
+    if args[0].dtype != out.dtype:
+        raise TypeError("a view of the bits")
+    asked = tracer.call.asked(out.dim()) if tracer.call is not None else None
+    wanted = [None if n is None or n == -1 else n for n in asked] if asked else [None] * out.dim()
+    pending = list(tracer[args[0]])
+    result = [_take(tracer, pending, size, n) for size, n in zip(out.shape, wanted, strict=True)]
+    for axis in pending:  # what is left has one entry
+        if not isinstance(axis.expr, Symbol) or not axis.expr.extent:
+            tracer.freeze(axis, "drops it")
+    # Sizes that are given directly first: a quotient is understood when its divisor is known.
+    for axis, n in sorted(zip(result, wanted, strict=True), key=lambda pair: _is_computed(pair[1])):
+        tracer.sized(axis, n)
+    tracer[out] = result
+
+
+def _is_computed(wanted: Any) -> bool:
+    return isinstance(wanted, Size) and isinstance(wanted.form, tuple)
+
+
+def _take(tracer: Tracer, pending: list[Axis], size: int, wanted: Any) -> Axis:
+    """Take as many factors off the front of the pending axes as make up `size` entries."""
+    _drop_trivial(pending, size)
+    if pending and pending[0].expr.size == size:
+        return pending.pop(0)
+    taken: list[Axis] = []
+    total = 1
+    while total < size:
+        axis = pending.pop(0)
+        room = size // total
+        if size % total or (room % axis.expr.size and axis.expr.size % room):
+            return _give_up(tracer, [*taken, axis, *pending], pending, size)
+        if room % axis.expr.size == 0:
+            taken.append(axis)
+        else:
+            halves = _halve(tracer, axis, room, literal=type(wanted) is int and total == 1)
+            if halves is None:
+                return _give_up(tracer, [*taken, axis, *pending], pending, size)
+            taken.append(halves[0])
+            pending.insert(0, halves[1])
+        total *= taken[-1].expr.size
+    if not taken:
+        return tracer.extent(size, f"was inserted by {tracer.where}")
+    if len(taken) == 1:
+        return taken[0]
+    merged = Axis(product(axis.expr for axis in taken))
+    for axis in taken:
+        tracer.constrain("same", axis, merged)
+    return merged
+
+
+def _give_up(tracer: Tracer, axes: list[Axis], pending: list[Axis], size: int) -> Axis:
+    """Freeze the axes whose factors a view cuts across; what follows is of no known form."""
+    entries = 1
+    for axis in axes:
+        tracer.freeze(axis, "regroups it across its factors")
+        entries *= axis.expr.size
+    rest = entries // size
+    pending[:] = [tracer.extent(rest, f"was regrouped by {tracer.where}")] if rest > 1 else []
+    return tracer.extent(size, f"was regrouped by {tracer.where}")
+
+
+def _drop_trivial(pending: list[Axis], size: int) -> None:
+    """Skip data axes of one entry; a width of one unit stays, to be merged or matched."""
+    while pending and pending[0].expr.size == 1 and size != 1 and _is_extent(pending[0].expr):
+        pending.pop(0)
+
+
+def _is_extent(expr: Expr) -> bool:
+    expr = resolve(expr)
+    return isinstance(expr, Symbol) and expr.extent
+
+
+def _halve(tracer: Tracer, axis: Axis, front: int, *, literal: bool) -> tuple[Axis, Axis] | None:
+    """Take an axis apart into a slow factor of `front` entries and the rest."""
+    if literal and not is_data(axis.expr) and not boundary(axis.expr, front) and front <= _MOST_SLOTS:
+        return _number(tracer, axis, front)
+    halves = divide(axis.expr, front, tracer.where)
+    if halves is None:
+        return None
+    slow, fast = (_factor(tracer, expr, axis) for expr in halves)
+    if literal:
+        for symbol in leaves(slow.expr):
+            if not symbol.extent:
+                freeze(symbol, f"{tracer.where} gives its size as the number {front}")
+    return slow, fast
+
+
+def _number(tracer: Tracer, axis: Axis, count: int) -> tuple[Axis, Axis] | None:
+    """Take an axis apart into a fixed number of parts, such as queries, keys and values, each with its own roles."""
+    part = chop(axis.expr, count, tracer.where)
+    if part is None:
+        return None
+    numbering = tracer.extent(count, f"is the number {count} in the code of {tracer.where}")
+    slots = tuple(Axis(part) for _ in range(count))
+    for index, slot in enumerate(slots):
+        tracer.piece(slot, axis, index * part.size)
+    return numbering, Axis(part, Slots(numbering, slots))
+
+
+def _factor(tracer: Tracer, expr: Expr, axis: Axis) -> Axis:
+    """Return an axis for a factor of another one, with the roles that the other one has for its symbols."""
+    if axis.slots is None:
+        factor = Axis(expr)
+        tracer.constrain("same", factor, axis)
+        return factor
+    slots = tuple(Axis(expr) for _ in axis.slots.axes)
+    for slot, whole in zip(slots, axis.slots.axes, strict=True):
+        tracer.constrain("same", slot, whole)
+    return Axis(expr, Slots(axis.slots.numbering, slots))
