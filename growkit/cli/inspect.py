@@ -1,115 +1,145 @@
-"""Show the widths of a model: sizes, what each unit costs, and what is frozen and why."""
+"""Show the widths of a model: sizes, what each unit costs, what grows together, and what is frozen and why."""
 
 from __future__ import annotations
 
 import argparse
+import json
+import os
 import pkgutil
-from typing import Any
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, redirect_stdout
+from inspect import Parameter, Signature, signature
+from typing import Any, NoReturn
 
 import torch
-from rich.box import SIMPLE
-from rich.console import Console
-from rich.table import Table
-from torch import nn
+from torch import Tensor, nn
 
 from growkit.cli.console import output
 from growkit.cli.parser import build, quiet
 from growkit.cli.recipes import find
-from growkit.errors import RecipeError, suggestion
-from growkit.growth.candidate import price
+from growkit.cli.tree import Facts, facts_of, show_table, show_tree
+from growkit.errors import RecipeError, StructureError, suggestion
 from growkit.lightning.batches import example_of
 from growkit.plugins import Plugins
-from growkit.structure import Structure, Width, trace_example
+from growkit.structure import Slice, Structure, trace_example
 from growkit.structure.forward import Example
-from growkit.surgery import Widen
 
-__all__ = ["TAKES_OVERRIDES", "add_arguments", "command"]
+__all__ = ["FORMAT", "TAKES_OVERRIDES", "add_arguments", "command", "document"]
 
 TAKES_OVERRIDES = True
 
+FORMAT = 1  # of the JSON document
+
+_LISTED = 8  # more arguments than that are no help in a message
+
+_SHAPE = '--input "2,3,224,224" for real numbers, "2,16:int:1000" for whole numbers below 1000, "2,16:bool"; name=... in front'
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the model and its inputs."""
-    parser.add_argument("model", help="a recipe, or package.module:factory of a model")
+    """Add the model, its inputs, and what to show."""
+    parser.add_argument("model", help="a recipe, or package.module:factory (or :model) to import")
     parser.add_argument(
         "--input",
         action="append",
-        metavar="SHAPE",
-        help='shape of a float input of a factory\'s model, such as "2,3,224,224"; once for each input',
+        default=[],
+        metavar="[NAME=]SIZES[:TYPE[:BOUND]]",
+        help='an input of an imported model, once for each: "2,3,224,224" (real numbers), "2,16:int:1000" (whole '
+        'numbers below 1000, such as token ids), "2,16:bool", "mask=2,16:bool" (by name)',
     )
+    parser.add_argument(
+        "--only", action="append", default=[], metavar="PATTERN", help="only these widths, such as 'encoder.*'"
+    )
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--tree", action="store_true", help="show for each width what grows together")
+    form.add_argument("--json", action="store_true", help="print one JSON document")
+    parser.add_argument("--positions", action="store_true", help="with --json: list the positions of each unit")
 
 
 def command(options: argparse.Namespace) -> None:
-    """Trace the model and print a line for each width."""
-    if ":" in options.model:
-        if options.overrides:
-            raise RecipeError(
-                "a factory takes no options of a recipe",
-                seen=" ".join(options.overrides),
-                expected="--input SHAPE, once for each input",
-                advice=suggestion(options.overrides[0], ["--input"], otherwise="leave them out"),
-            )
-        model, example = _factory(options.model), _inputs(options.input)
-    else:
-        model, example = _recipe(options.model, options.overrides)
-    show(trace_example(model, example), output())
-
-
-def show(structure: Structure, console: Console) -> None:
-    """Print the widths."""
-    table = Table(box=SIMPLE, header_style="bold", caption_justify="left")
-    table.caption = f"{structure.parameters():,} parameters, {structure.flops():,.0f} FLOPs per sample"
-    table.add_column("width", no_wrap=True)
-    for title in ("units", "parameters/unit", "FLOPs/unit"):
-        table.add_column(title, justify="right")
-    table.add_column("changes")
-    for width in structure.widths.values():
-        cost = price(structure, Widen(width.name, copies=(0,)))
-        table.add_row(width.name, str(width.size), f"{cost.parameters:,}", f"{cost.flops:,.0f}", _changes(width))
-    console.print(table)
-
-
-def _changes(width: Width) -> str:
-    if width.frozen:
-        return f"frozen: it {width.frozen}"
-    if width.uniform:
-        return f"only by copying all units equally often: {width.uniform}"
-    return f"by copies only: {width.copies_only}" if width.copies_only else "freely"
-
-
-def _factory(name: str) -> nn.Module:
-    try:
-        made = pkgutil.resolve_name(name)
-        model = made() if callable(made) and not isinstance(made, nn.Module) else made
-    except Exception as error:
-        raise _no_model(name, f"{type(error).__name__}: {error}") from error
-    if not isinstance(model, nn.Module):
-        raise _no_model(name, f"a {type(model).__name__}")
-    return model
-
-
-def _no_model(name: str, seen: str) -> RecipeError:
-    return RecipeError(
-        f"{name!r} gives no model",
-        seen=seen,
-        expected="package.module:factory, where factory() returns a torch.nn.Module",
-        advice="check the name, and that the package can be imported from here",
-    )
-
-
-def _inputs(shapes: list[str] | None) -> Example:
-    try:
-        sizes = [[int(size) for size in shape.split(",")] for shape in shapes or ()]
-    except ValueError:
-        sizes = []
-    if not sizes or any(size < 1 for shape in sizes for size in shape):
+    """Trace the model and show its widths."""
+    if options.positions and not options.json:
         raise RecipeError(
-            "the inputs of the model are not known",
-            seen=f"--input {' --input '.join(shapes)}" if shapes else "no --input",
-            expected='the shape of each input, such as --input "2,3,224,224"',
-            advice="give the sizes as numbers with commas between them",
+            "positions are listed in JSON only",
+            seen="--positions without --json",
+            expected="--json --positions",
+            advice="add --json, or leave --positions out",
         )
-    return tuple(torch.randn(*shape) for shape in sizes)
+    # What a factory prints must not get into the document.
+    with redirect_stdout(sys.stderr) if options.json else nullcontext():
+        structure = _structure(options)
+        facts = facts_of(structure, options.only)
+    if options.json:
+        print(json.dumps(document(structure, facts, options.model, positions=options.positions), indent=2))
+    else:
+        (show_tree if options.tree else show_table)(structure, facts, output())
+
+
+def document(structure: Structure, facts: Sequence[Facts], source: str, *, positions: bool = False) -> dict[str, Any]:
+    """Return what is known about widths as plain data; `docs/inspect.md` says what the keys mean.
+
+    Args:
+        structure: of the model.
+        facts: of the widths to include.
+        source: how the model was named.
+        positions: whether to list every position of each unit.
+    """
+    return {
+        "format": FORMAT,
+        "source": source,
+        "model": type(structure.model).__name__,
+        "parameters": structure.parameters(),
+        "flops_per_sample": structure.flops(),
+        "widths": [
+            {
+                "name": width.name,
+                "size": width.size,
+                "changes": change,
+                "frozen": width.frozen,
+                "uniform": width.uniform,
+                "copies_only": width.copies_only,
+                "parameters_per_unit": cost.parameters,
+                "flops_per_unit": cost.flops,
+                "incoming": [_plain(piece, positions) for piece in width.incoming],
+                "outgoing": [_plain(piece, positions) for piece in width.outgoing],
+                "attributes": [{"owner": attribute.owner, "attribute": attribute.name} for attribute in attributes],
+            }
+            for width, change, _, cost, attributes in facts
+        ],
+    }
+
+
+def _plain(piece: Slice, positions: bool) -> dict[str, Any]:
+    plain = {"parameter": piece.parameter, "axis": piece.axis, "positions_per_unit": piece.multiplicity}
+    return {**plain, "positions": piece.index.tolist()} if positions else plain
+
+
+def _structure(options: argparse.Namespace) -> Structure:
+    if ":" not in options.model or options.model.endswith((".yaml", ".yml")):
+        if options.input:
+            raise RecipeError(
+                "a recipe brings its own inputs",
+                seen=f"{options.model} --input {' --input '.join(options.input)}",
+                expected="package.module:factory with --input, or a recipe without",
+                advice=f"write {':'.join(options.model.rsplit('.', 1))!r} if you mean a model"
+                if "." in options.model and not options.model.endswith((".yaml", ".yml"))
+                else "leave --input out",
+            )
+        return trace_example(*_recipe(options.model, options.overrides))
+    if options.overrides:
+        raise RecipeError(
+            "a factory takes no options of a recipe",
+            seen=" ".join(options.overrides),
+            expected="the options of `growkit inspect`",
+            advice=suggestion(
+                options.overrides[0],
+                ["--input", "--only", "--tree", "--json", "--positions"],
+                otherwise="leave them out",
+            ),
+        )
+    with _current_folder():
+        model = _factory(options.model)
+        return _traced(model, _example(model, options.input))
 
 
 def _recipe(name: str, overrides: list[str]) -> tuple[nn.Module, Example]:
@@ -120,3 +150,158 @@ def _recipe(name: str, overrides: list[str]) -> tuple[nn.Module, Example]:
         data.setup("fit")
         batch = next(iter(data.train_dataloader()))
     return cli.model, example_of(cli.model, batch)
+
+
+# ---------------------------------------------------------------- the model
+
+
+@contextmanager
+def _current_folder() -> Iterator[None]:
+    """Let modules in the current folder be imported, as `python -m growkit` does and the installed script does not."""
+    folder = os.getcwd()
+    added = folder not in sys.path and "" not in sys.path
+    if added:
+        sys.path.insert(0, folder)
+    try:
+        yield
+    finally:
+        if added and folder in sys.path:
+            sys.path.remove(folder)
+
+
+def _factory(name: str) -> nn.Module:
+    module, _, attribute = name.partition(":")
+    try:
+        made = pkgutil.resolve_name(name)
+    except (Exception, SystemExit) as error:
+        names = dir(sys.modules[module]) if module in sys.modules else []
+        advice = "modules are looked for in the current folder and among the installed packages"
+        _no_model(name, _text(error), suggestion(attribute, names, otherwise=advice), error)
+    if callable(made) and not isinstance(made, nn.Module):
+        try:
+            _signature(made).bind()
+        except TypeError as error:
+            _no_model(name, _text(error), "write a function that takes no arguments and returns the model", error)
+        try:
+            made = made()
+        except (Exception, SystemExit) as error:
+            _no_model(name, _text(error), "GROWKIT_TRACEBACK=1 shows where it was raised", error)
+    if not isinstance(made, nn.Module):
+        _no_model(name, f"a {type(made).__name__}", "name a model, or a function that returns one")
+    return made
+
+
+def _no_model(name: str, seen: str, advice: str, cause: BaseException | None = None) -> NoReturn:
+    raise RecipeError(
+        f"{name!r} gives no model",
+        seen=seen,
+        expected="package.module:factory, where factory() returns a torch.nn.Module, or package.module:model",
+        advice=advice,
+    ) from cause
+
+
+def _text(error: BaseException) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+def _signature(function: Any) -> Signature:
+    try:
+        return signature(function)
+    except ValueError:  # built in: nothing is known
+        return Signature([Parameter("args", Parameter.VAR_POSITIONAL), Parameter("kwargs", Parameter.VAR_KEYWORD)])
+
+
+# ---------------------------------------------------------------- the inputs
+
+
+def _example(model: nn.Module, given: Sequence[str]) -> Example:
+    own = getattr(model, "example_input_array", None)  # of a LightningModule
+    if not given and own is not None:
+        return own if isinstance(own, (tuple, dict)) else (own,)
+    if not given:
+        _no_input(
+            "the inputs of the model are not known", "no --input", "give the sizes of each input, the batch first"
+        )
+    positional: list[Tensor] = []
+    named: dict[str, Tensor] = {}
+    for text in given:
+        name, equals, shape = text.rpartition("=")
+        name = name.strip()
+        if not equals:
+            positional.append(_input(text, shape, model))
+        elif not name.isidentifier() or name in named:
+            why = "is given twice" if name in named else "has a name that is none"
+            _no_input(f"--input {text!r} {why}", repr(name), "the name of an argument of forward, each once")
+        else:
+            named[name] = _input(text, shape, model)
+    return _bound(model, positional, named)
+
+
+def _input(text: str, shape: str, model: nn.Module) -> Tensor:
+    """Make an input: deterministic, and of the kind and on the device of the model's own numbers."""
+    sizes, kind, bound = (*(part.strip() for part in shape.split(":", 2)), "", "")[:3]
+    what = f"--input {text!r} cannot be read"
+    if not all(size.strip().isdecimal() and int(size) for size in sizes.split(",")):
+        _no_input(what, f"sizes {sizes!r}", "give whole numbers from 1 on, with commas between them")
+    if kind not in ("", "float", "int", "bool"):
+        _no_input(
+            what, f"type {kind!r}", suggestion(kind, ["float", "int", "bool"], otherwise="write int, float or bool")
+        )
+    if bound and (kind != "int" or not bound.isdecimal() or not int(bound)):
+        _no_input(what, f"bound {bound!r}", "a bound is for int: a whole number that is larger than every entry")
+    numbers = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
+    dice = torch.Generator().manual_seed(0)
+    shaped = [int(size) for size in sizes.split(",")]
+    try:
+        if kind in ("", "float"):
+            return torch.randn(shaped, generator=dice).to(numbers)
+        entries = torch.randint(int(bound or 2), shaped, generator=dice)
+        return entries.to(numbers.device, torch.bool if kind == "bool" else torch.int64)
+    except (RuntimeError, OverflowError, TypeError) as error:
+        _no_input(f"--input {text!r} cannot be made", _text(error), "give smaller sizes: a batch of 2 is enough")
+
+
+def _no_input(what: str, seen: str, advice: str) -> NoReturn:
+    raise RecipeError(what, seen=seen, expected=_SHAPE, advice=advice)
+
+
+def _bound(model: nn.Module, positional: list[Tensor], named: dict[str, Tensor]) -> Example:
+    """Match the inputs with the arguments of forward; those of a mixture are all given by name."""
+    known = _signature(model.forward)
+    words = [name for name, argument in known.parameters.items() if argument.kind is Parameter.POSITIONAL_OR_KEYWORD]
+    try:
+        known.bind(*positional, **named)
+        if named and len(positional) > len(words):
+            raise TypeError("inputs without a name beside inputs with one")
+    except TypeError as error:
+        unknown = next((name for name in named if name not in words), "")
+        raise RecipeError(
+            f"the inputs do not fit {type(model).__name__}.forward",
+            seen=_text(error),
+            expected=f"--input for its arguments: {', '.join(words[:_LISTED])}{', ...' * (len(words) > _LISTED)}",
+            advice=suggestion(unknown, words, otherwise="--input NAME=SIZES gives an input by its name"),
+        ) from error
+    return dict(zip(words, positional, strict=False)) | named if named else tuple(positional)
+
+
+def _traced(model: nn.Module, example: Example) -> Structure:
+    for inputs in (*_doubled(example), example):
+        try:
+            return trace_example(model, inputs)
+        except StructureError as error:
+            failure = error
+    raise RecipeError(
+        failure.what,
+        seen=" ".join(failure.seen.split()),
+        expected=f"inputs that the forward pass takes: {_SHAPE}",
+        advice="compare the inputs with those the model is trained on; GROWKIT_TRACEBACK=1 shows where it failed",
+    ) from failure
+
+
+def _doubled(example: Example) -> list[Example]:
+    """Return a batch of one twice over: one sample cannot be told from an axis that is broadcast."""
+    values = list(example.values() if isinstance(example, Mapping) else example)
+    if not all(isinstance(value, Tensor) and value.shape[:1] == (1,) for value in values):
+        return []
+    pairs = [torch.cat([value, value]) for value in values]
+    return [dict(zip(example, pairs, strict=True)) if isinstance(example, Mapping) else tuple(pairs)]

@@ -20,6 +20,7 @@ __all__ = [
     "Route",
     "Symbol",
     "concat",
+    "covers",
     "forbid_exact",
     "freeze",
     "is_data",
@@ -202,19 +203,20 @@ def require_uniform(expr: Expr, reason: str) -> None:
     of several widths, no edit of one width does.
     """
     for symbol in leaves(expr):
-        if _covers(symbol, expr):
+        if covers(symbol, expr):
             symbol.uniform = symbol.uniform or reason
         else:
             symbol.inexact = symbol.inexact or f"{reason} together with other units"
 
 
-def _covers(symbol: Symbol, expr: Expr) -> bool:
+def covers(symbol: Symbol, expr: Expr) -> bool:
+    """Say whether every position belongs to some unit of a symbol."""
     expr = resolve(expr)
     if isinstance(expr, Symbol):
         return expr is symbol
     if isinstance(expr, Product):
-        return any(_covers(symbol, factor) for factor in expr.factors)
-    return all(_covers(symbol, part) for part in expr.parts)
+        return any(covers(symbol, factor) for factor in expr.factors)
+    return all(covers(symbol, part) for part in expr.parts)
 
 
 def require_copies(expr: Expr, reason: str) -> None:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from growkit.structure.dimensions import Expr, Symbol, leaves, resolve
+from growkit.structure.dimensions import Expr, Product, Symbol, leaves, product, resolve
 from growkit.structure.positions import evaluate
 from growkit.structure.roles import Axis
 from growkit.structure.sizes import Log, Real, Size, expression, plain, same_size
@@ -153,7 +153,9 @@ class Attributes:
             return Size(value, Symbol(value), self._log)
         if type(value) is float and value > 0:
             return Real(value, (owner, key))
-        counts = type(value) in (tuple, list, torch.Size) and 0 < len(value) <= 16 and all(type(n) is int for n in value)
+        counts = (
+            type(value) in (tuple, list, torch.Size) and 0 < len(value) <= 16 and all(type(n) is int for n in value)
+        )
         if counts and max(value) > 1:
             return type(value)(Size(n, Symbol(n), self._log) if n > 1 else n for n in value)
         return None
@@ -195,14 +197,34 @@ class Attributes:
                 if isinstance(symbol, Symbol) and symbol not in known and known.intersection(leaves(expr)):
                     symbol.bound = expr
 
-    def root_of(self, expr: Expr, module: object) -> tuple[bool, Mirror | None]:
-        """Say whether a module divides by the square root of a size, and which attribute holds that number, if any."""
+    def root_of(self, expr: Expr, module: object) -> tuple[bool, Mirror | None, Expr | None]:
+        """Say whether a module divides by the square root of a size.
+
+        Returns:
+            Whether it does; the attribute that holds that number, if one does; and what else the size is a multiple
+            of, as where scores of one head are divided by the root of the size of all heads.
+        """
         for real, under_way in self._log.reals:
             for power in (-0.5, 0.5):
                 if under_way is module and math.isclose(real, expr.size**power, rel_tol=1e-6):
-                    return True, Mirror(*real.origin, (expr,), power=power)
-        reads = (size for size, under_way in self._log.reads if under_way is module)
-        return any(not isinstance(size.form, tuple) and same_size(size.form, expr) for size in reads), None
+                    return True, Mirror(*real.origin, (expr,), power=power), None
+        for size, under_way in self._log.reads:
+            if under_way is module and (read := expression(size, "a square root")) is not None:
+                if same_size(read, expr):
+                    return True, None, None
+                if (others := _others(read, expr)) is not None:
+                    return True, None, others
+        return False, None, None
+
+
+def _others(whole: Expr, part: Expr) -> Expr | None:
+    """Return the product of the factors that are not in `part`, if all of that are in `whole`."""
+    factors = list(whole.factors) if isinstance(whole, Product) else [whole]
+    for factor in part.factors if isinstance(part, Product) else (resolve(part),):
+        if factor not in factors:
+            return None
+        factors.remove(factor)
+    return product(factors) if factors else None
 
 
 def _owners(model: nn.Module) -> Iterator[Any]:

@@ -16,7 +16,7 @@ the order of the forward pass.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from growkit.structure.dimensions import Concat, Expr, Route, Symbol, occurrences, resolve
@@ -146,54 +146,64 @@ class Roles:
     def _relate(self, constraint: Constraint) -> None:
         kind, axes = constraint.kind, constraint.axes
         opposite = kind in {"opposite", "shares"}
-        other = self.places(axes[-1]) if len(axes) > 1 else None
-        first = self._shift(axes[0], axes[1], constraint.offset) if kind == "piece" else 0
+        move = self._into_whole(*axes, constraint.offset) if kind == "piece" else None
         for symbol, route in self.places(axes[0]):
             if symbol.frozen or symbol.inexact:
                 continue
-            there = route
-            if kind == "piece":
-                joined = isinstance(resolve(axes[0].expr), Concat)
-                there = (first + route[0], *route[1:]) if joined else (first, *route)
-                if not isinstance(resolve(axes[1].expr), Concat):
-                    there = route
-            if other is not None and (symbol, there) not in other:
-                continue
             a = (id(axes[0]), id(symbol), route)
-            b = (id(axes[1]), id(symbol), there) if len(axes) > 1 else _ANCHOR
-            if not self._unite(a, b, opposite, constraint.power):
-                _contradiction(symbol, kind, constraint.where)
+            there = [_ANCHOR] if len(axes) == 1 else self._keys(axes[1], symbol, move(route) if move else route)
+            for b in there:
+                if not self._unite(a, b, opposite, constraint.power):
+                    _contradiction(symbol, kind, constraint.where)
 
-    def _shift(self, piece: Axis, whole: Axis, offset: int) -> int:
-        """Return the part of a concatenation at which a stretch of it begins."""
+    def _keys(self, axis: Axis, symbol: Symbol, route: Route) -> list[_Key]:
+        """Return the keys of the places of a symbol that correspond to a route along another axis.
+
+        The other axis may be a factor of this one, whose slower factors are concatenations, or the other way round;
+        then a route of one is the end of several of the other.
+        """
+        routes = [there for place, there in self.places(axis) if place is symbol]
+        chosen = (
+            [there for there in routes if there == route]
+            or [there for there in routes if there[len(there) - len(route) :] == route]
+            or [there for there in routes if route[len(route) - len(there) :] == there]
+            or routes
+        )
+        return [(id(axis), id(symbol), there) for there in chosen]
+
+    def _into_whole(self, piece: Axis, whole: Axis, offset: int) -> Callable[[Route], Route]:
+        """Return what turns a route along a stretch of an axis into one along the axis."""
         expr = resolve(whole.expr)
-        index = 0
-        for part in expr.parts if isinstance(expr, Concat) else ():
+        if not isinstance(expr, Concat):
+            return lambda route: route
+        first = 0
+        for part in expr.parts:
             if offset <= 0:
                 break
             offset -= part.size
-            index += 1
-        return index
+            first += 1
+        if isinstance(resolve(piece.expr), Concat):
+            return lambda route: (first + route[0], *route[1:])
+        return lambda route: (first, *route)
 
     def _decide(self, constraint: Constraint) -> None:
         left, right, out = constraint.axes
-        in_left, in_right = self.places(left), self.places(right)
         for symbol, route in self.places(out):
             if symbol.frozen or symbol.inexact:
                 continue
             target = (id(out), id(symbol), route)
-            a, b = (id(left), id(symbol), route), (id(right), id(symbol), route)
-            if (symbol, route) in in_left and (symbol, route) in in_right:
+            one, other = self._keys(left, symbol, route), self._keys(right, symbol, route)
+            if one and other:
                 # One side must copy. Prefer what is known already, else let the left one copy.
-                undecided = self._known(a) is None and self._known(b) is None
-                if self._known(a) == SHARES or self._known(b) == COPIES or (undecided and id(right) in self._fixed):
-                    a, b = b, a
-                fits = self._unite(a, _ANCHOR, False) and self._unite(b, target, False)
-            elif (symbol, route) in in_left or (symbol, route) in in_right:
-                fits = self._unite(a if (symbol, route) in in_left else b, target, False)
+                known, known_other = self._known(one[0]), self._known(other[0])
+                undecided = known is None and known_other is None
+                if known == SHARES or known_other == COPIES or (undecided and id(right) in self._fixed):
+                    one, other = other, one
+                fits = all([self._unite(key, _ANCHOR, False) for key in one])
             else:
-                continue
-            if not fits:
+                other = one or other
+                fits = True
+            if not (fits and all([self._unite(key, target, False) for key in other])):
                 _contradiction(symbol, "product", constraint.where)
 
     def _known(self, key: _Key) -> int | None:

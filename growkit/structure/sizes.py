@@ -9,6 +9,7 @@ from a number written in the code, which cannot.
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from types import FunctionType
 from typing import Any, NamedTuple
@@ -186,13 +187,14 @@ def expression(size: Any, where: str) -> Expr | None:
     a, b = expression(left, where), expression(right, where)
     if a is None or b is None:
         return None
+    if operation == "product" and not isinstance(right, Size):
+        a, b = b, a  # a number of equal parts, laid end to end
     made = {"product": _times, "sum": _plus, "difference": _minus, "quotient": _over}[operation](a, b, where)
     return made if made is not None and made.size == int(size) else None
 
 
 def _times(a: Expr, b: Expr, where: str) -> Expr | None:
-    # The number does not say which of the two is slower; a plain number in front lays equal parts end to end.
-    return product((b, a)) if is_data(b) and not is_data(a) else product((a, b))
+    return product((a, b))
 
 
 def _plus(a: Expr, b: Expr, where: str) -> Expr | None:
@@ -264,20 +266,25 @@ def _polynomial(expr: Expr) -> dict[tuple[int, ...], int]:
 
 
 class Call(NamedTuple):
-    """The torch function under way, as it was called from Python."""
+    """The torch function under way, as it was called from Python during the pass that a log belongs to."""
 
     function: Any
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
+    log: Log
 
     @property
     def name(self) -> str:
         """Its name, such as "view"."""
         return str(getattr(self.function, "__name__", ""))
 
+    def own(self, number: int) -> int:
+        """Return a size of this pass as it is, and one that a cache kept from another pass as a plain number."""
+        return number if not isinstance(number, Size) or number.log is self.log else int.__int__(number)
+
     def asked(self, dimensions: int) -> list[Any] | None:
         """Return the sizes asked for by a view, one a dimension of the result; None if the call names none."""
-        numbers = list(sizes_in((self.args, self.kwargs)))
+        numbers = [self.own(number) for number in sizes_in((self.args, self.kwargs))]
         if self.name == "unflatten" and numbers:
             axis, *sizes = numbers
             front = axis % (dimensions - len(sizes) + 1)
@@ -287,7 +294,7 @@ class Call(NamedTuple):
     def origin(self, value: int) -> Any:
         """Return the argument that has a value: a `Size` before a plain number; None if there is none."""
         found = None
-        for number in sizes_in((self.args, self.kwargs)):
+        for number in map(self.own, sizes_in((self.args, self.kwargs))):
             if int(number) == value:
                 if isinstance(number, Size):
                     return number
@@ -321,11 +328,20 @@ def plain(value: Any) -> Any:
         return int.__int__(value)
     if isinstance(value, Real):
         return float.__float__(value)
-    if type(value) in (tuple, list, torch.Size) and any(isinstance(child, (Size, Real, tuple, list)) for child in value):
+    if type(value) in (tuple, list, torch.Size) and any(
+        isinstance(child, (Size, Real, tuple, list)) for child in value
+    ):
         return type(value)(plain(child) for child in value)
     if type(value) is dict and any(isinstance(child, (Size, Real, tuple, list)) for child in value.values()):
         return {key: plain(child) for key, child in value.items()}
     return value
+
+
+def forget_cached_shapes() -> None:
+    """Empty the cache in which einops keeps shapes by their numbers, which would outlive what they are the size of."""
+    reconstruct = getattr(sys.modules.get("einops.einops"), "_reconstruct_from_shape", None)
+    if reconstruct is not None:
+        reconstruct.cache_clear()
 
 
 # Functions in which a number is an operand, not a size.
@@ -349,6 +365,17 @@ class SizeMode(TorchFunctionMode):
     def __init__(self, tracer: Any) -> None:
         super().__init__()
         self._tracer = tracer
+        # The function written in Python that runs; a builtin of the same name inside it comes in its name.
+        self._opened: Any = None
+
+    def __enter__(self) -> SizeMode:
+        forget_cached_shapes()
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
+        forget_cached_shapes()
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -365,12 +392,16 @@ class SizeMode(TorchFunctionMode):
             axes = tracer.axes_of(args[0])
             total = func(*args)
             return Size(total, product(axis.expr for axis in axes), tracer.log) if axes else total
-        if (opened := _opened(func)) is not None:
-            with self:
-                return opened(*args, **kwargs)
+        if func is not self._opened and (opened := _opened(func)) is not None:
+            outer_function, self._opened = self._opened, func
+            try:
+                with self:
+                    return opened(*args, **kwargs)
+            finally:
+                self._opened = outer_function
         if name in _ARITHMETIC:
             self._note_operands(args, kwargs)
-        outer, tracer.call = tracer.call, Call(func, args, kwargs)
+        outer, tracer.call = tracer.call, Call(func, args, kwargs, tracer.log)
         try:
             return tracer.through(func, args, kwargs)
         finally:
@@ -404,8 +435,6 @@ def _opened(function: Any) -> Callable[..., Any] | None:
     if not isinstance(function, FunctionType) or not _OVERRIDES.intersection(function.__code__.co_names):
         return None
     names = {**function.__globals__, **dict.fromkeys(_OVERRIDES, lambda *_: False)}
-    opened = FunctionType(
-        function.__code__, names, function.__name__, function.__defaults__, function.__closure__
-    )
+    opened = FunctionType(function.__code__, names, function.__name__, function.__defaults__, function.__closure__)
     opened.__kwdefaults__ = function.__kwdefaults__
     return opened

@@ -16,13 +16,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.nn.utils.parametrizations import _SpectralNorm
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from growkit.errors import StructureError
-from growkit.structure.dimensions import Expr, Symbol, forbid_exact, freeze, is_data, leaves, unify
+from growkit.structure.dimensions import Expr, Symbol, covers, forbid_exact, freeze, is_data, leaves, resolve, unify
 from growkit.structure.forward import Example, call, evaluation, tensors_in
 from growkit.structure.mirrors import (
     MIRRORING,
@@ -33,8 +34,9 @@ from growkit.structure.mirrors import (
     parameter_mirrors,
 )
 from growkit.structure.roles import Axis, Constraint
-from growkit.structure.rules import RULES, Rule, pointwise, refuse
-from growkit.structure.sizes import Call, Log, Size, SizeMode, expression
+from growkit.structure.rules import RULES, Rule, is_pointwise, pointwise, refuse
+from growkit.structure.rules.cuts import full_slices
+from growkit.structure.sizes import Call, Log, Size, SizeMode, expression, same_size
 from growkit.structure.tensors import named_tensors
 
 __all__ = ["Tracer", "trace_model"]
@@ -52,6 +54,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         mirrors: attributes that repeat sizes.
         reached: the parameters, buffers and plain tensors that the pass used, by identity, in order of first use.
         decides: whether the pass looked at values, so that other inputs may take other branches.
+        dtypes: of the tensors that the pass computed.
         outputs: the shape of the last tensor that each module returned, by its name.
         results: the axes of each tensor that the model returned.
         gains: by identity, each direction of a weight norm, its gain, and the axis that the gain runs over.
@@ -71,12 +74,14 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.results: list[list[Axis]] = []
         self.gains: list[tuple[int, int, int]] = []
         self.decides = False
+        self.dtypes: set[torch.dtype] = set()
         self.call: Call | None = None
         self.log = Log(lambda: self._stack[-1] if self._stack else None)
         self._rules = {**RULES, **(rules or {})}
         self._scores: list[tuple[Constraint, object]] = []
         self._names = {id(module): name for name, module in model.named_modules()}
         self._stack: list[nn.Module] = []
+        self._traps: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
         self._operation = ""
         self._muted = False
         tensors = named_tensors(model).values()
@@ -156,6 +161,15 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Make a demand on an axis when its expression is known; `does` as for `freeze`."""
         self.demands.append((demand, axis, f"{self.where} {does}"))
 
+    def single(self, axis: Axis) -> None:
+        """Note that an axis has one entry whatever the sizes of the network are."""
+        for symbol in leaves(axis.expr):
+            symbol.extent, symbol.frozen = True, symbol.frozen or f"has one entry for {self.where}"
+
+    def trap(self, tensor: Tensor, axis: Axis, does: str) -> None:
+        """Freeze an axis if a tensor is ever used."""
+        self._traps[tensor] = (axis, f"{self.where} {does}")
+
     def written(self, axis: Axis, size: int) -> None:
         """Freeze an axis whose size the code gives as a number."""
         if not is_data(axis.expr):
@@ -166,7 +180,8 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if isinstance(wanted, Size):
             expr = expression(wanted, self.where)
             if expr is not None and expr.size == axis.expr.size:
-                unify(axis.expr, expr, self.where)
+                if not same_size(expr, axis.expr):
+                    unify(axis.expr, expr, self.where)
             elif not is_data(axis.expr):
                 self.freeze(axis, f"computes its size ({int(wanted)}) in a way that growkit cannot follow")
         elif wanted is not None and wanted > 1:
@@ -242,10 +257,12 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for tensor in tree_leaves((args, kwargs)):
             if isinstance(tensor, Tensor) and id(tensor) in self._persistent:
                 self.reached.setdefault(id(tensor))
+            if self._traps and isinstance(tensor, Tensor):
+                self._spring(tensor)
         if self._muted:
             return func(*args, **kwargs)
         rule = self._rules.get(func.overloadpacket)
-        if rule is None and torch.Tag.pointwise in func.tags:
+        if rule is None and is_pointwise(func):
             rule = pointwise
         if rule is None:
             # Under inference mode composite operations arrive whole.
@@ -254,6 +271,8 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if parts is not NotImplemented:
                 return parts
         out = func(*args, **kwargs)
+        if isinstance(out, Tensor):
+            self.dtypes.add(out.dtype)
         self._operation = str(func.overloadpacket)
         self.decides |= torch.Tag.data_dependent_output in func.tags or torch.Tag.dynamic_output_shape in func.tags
         if rule is None:
@@ -262,9 +281,15 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._apply(rule, func, args, kwargs, out)
         return out
 
+    def _spring(self, tensor: Tensor) -> None:
+        if (trap := self._traps.get(tensor)) is not None:  # type: ignore[no-untyped-call]
+            freeze(trap[0].expr, trap[1])
+
     def through(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run a torch function; if there is a rule for it as a whole, that speaks for the operations inside."""
         rule = self._rules.get(func)
+        if func == Tensor.__getitem__:
+            full_slices(self, *args)
         if rule is None or self._muted:
             return func(*args, **kwargs)
         self._muted = True
@@ -321,12 +346,23 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if attributes is not None:
             self.mirrors.extend(attributes.mirrors(known))
             for constraint, module in self._scores:
-                rooted, mirror = attributes.root_of(constraint.axes[0].expr, module)
-                constraint.power |= int(rooted)
-                if mirror is not None:
-                    self.mirrors.append(mirror)
+                self._scale(constraint, *attributes.root_of(constraint.axes[0].expr, module))
         for demand, axis, reason in self.demands:
             demand(axis.expr, reason)
+
+    def _scale(self, constraint: Constraint, rooted: bool, mirror: Mirror | None, others: Expr | None) -> None:
+        """Let what shares units out make up for scores that are divided by the square root of their size."""
+        expr = resolve(constraint.axes[0].expr)
+        if others is not None:
+            forbid_exact(others, f"{constraint.where} divides by the square root of its size, which no weight follows")
+        if all(covers(symbol, expr) for symbol in leaves(expr)):
+            constraint.power |= int(rooted)
+            if mirror is not None:
+                self.mirrors.append(mirror)
+        elif (rooted and mirror is None) or constraint.power:
+            # An attribute may keep its value; a number that is computed from several widths together may not.
+            forbid_exact(expr, f"{constraint.where} divides by the square root of a sum of sizes")
+            constraint.power = 0
 
 
 def trace_model(model: nn.Module, example: Example, rules: Mapping[Any, Rule] | None = None) -> Tracer:
@@ -354,6 +390,7 @@ def trace_model(model: nn.Module, example: Example, rules: Mapping[Any, Rule] | 
 
 def _traced(model: nn.Module, example: Example, rules: Mapping[Any, Rule] | None, *, remembering: bool) -> Tracer:
     tracer = Tracer(model, rules)
+    _freeze_power_iterated(tracer, model)
     named = example.items() if isinstance(example, Mapping) else enumerate(example)
     for name, value in named:
         for tensor in tensors_in(value):
@@ -362,6 +399,7 @@ def _traced(model: nn.Module, example: Example, rules: Mapping[Any, Rule] | None
     attributes = Attributes(model, tracer.log) if remembering else None
     with ExitStack() as stack:
         stack.enter_context(evaluation(model, example))
+        stack.enter_context(_slow_path())
         stack.enter_context(tracer.watching())
         if attributes is not None:
             stack.enter_context(attributes)
@@ -379,12 +417,34 @@ def _traced(model: nn.Module, example: Example, rules: Mapping[Any, Rule] | None
                 advice="call the model on the example yourself first; give keyword inputs as a dict",
             ) from error
     for tensor in tensors_in(output):
+        tracer._spring(tensor)
         tracer.results.append(tracer[tensor])
         for index, axis in enumerate(tracer[tensor]):
             for symbol in leaves(axis.expr):
                 symbol.open_ended = symbol.open_ended or f"is axis {index} of the model's output"
     tracer.settle(model, attributes)
     return tracer
+
+
+@contextmanager
+def _slow_path() -> Iterator[None]:
+    """Let torch's attention and transformer layers run as the operations they consist of."""
+    enabled = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(enabled)
+
+
+def _freeze_power_iterated(tracer: Tracer, model: nn.Module) -> None:
+    """Freeze what a spectral norm is estimated for: copies of units would change the norm."""
+    for name, module in model.named_modules():
+        if isinstance(module, _SpectralNorm):
+            parent = model.get_submodule(name.rpartition(".")[0])
+            for tensor in (*parent._parameters.values(), *module._buffers.values()):
+                for axis in tracer[tensor] if tensor is not None else ():
+                    freeze(axis.expr, f"is estimated by power iteration in {name!r} while the model trains")
 
 
 def _train_pass(model: nn.Module, example: Example) -> None:

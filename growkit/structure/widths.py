@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from inspect import signature
 from typing import Any
 
+import torch
 from torch import Tensor, nn
-from torch.nn.utils.parametrizations import _SpectralNorm
 
 from growkit.errors import StructureError, suggestion
 from growkit.structure.dimensions import Route, Symbol, freeze, leaves, squared
@@ -104,14 +105,23 @@ class Structure:
         axes: the axes of each parameter and buffer that the forward pass used, by qualified name.
         roles: which axes copy and which share.
         mirrors: module attributes that repeat sizes.
+        dtypes: of the tensors that the pass computed.
         outputs: the shape of each module's output on the example, by module name.
         results: the axes of each tensor that the model returns.
+        gains: the directions of weight norms, their gains, and the axis that the gain runs over.
     """
 
     def __init__(self, model: nn.Module, tracer: Tracer, samples: int) -> None:
         self.model = model
+        names = {id(tensor): name for name, tensor in named_tensors(model).items()}
         self.mirrors: Sequence[Mirror] = tracer.mirrors
+        self.dtypes: Set[torch.dtype] = tracer.dtypes
         self.outputs: Mapping[str, tuple[int, ...]] = tracer.outputs
+        self.gains = [
+            (names[direction], names[gain], axis)
+            for direction, gain, axis in tracer.gains
+            if direction in names and gain in names
+        ]
         self.results: Sequence[Sequence[Axis]] = tracer.results
         self._work = [(flops / math.prod(axis.expr.size for axis in axes), axes) for flops, axes in tracer.work]
         self._samples = samples
@@ -189,12 +199,6 @@ class Structure:
     def _collect(self, tracer: Tracer) -> None:
         """Name the axes of what the pass used; freeze what it did not reach or what no edit could follow."""
         parameters = dict(self.model.named_parameters())
-        power_iterated = {
-            prefix
-            for name, module in self.model.named_modules()
-            if isinstance(module, _SpectralNorm)
-            for prefix in (name, name.rpartition(".")[0])
-        }
         named = {id(tensor): (name, tensor) for name, tensor in named_tensors(self.model).items()}
         for key in tracer.reached:
             name, tensor = named[key]
@@ -202,8 +206,6 @@ class Structure:
             for axis in tracer[tensor]:
                 for symbol in squared(axis.expr):
                     freeze(symbol, f"runs over pairs of its units in {name!r}")
-                if name.rpartition(".")[0] in power_iterated:
-                    freeze(axis.expr, f"is estimated by power iteration in {name!r} while the model trains")
         for name, parameter in parameters.items():
             if name not in self.axes and tracer.decides:
                 self._freeze_sizes(name, parameter)
@@ -258,17 +260,16 @@ def _is_fixed(tensor: Tensor) -> bool:
 
 
 def _free_name(pieces: tuple[Slice, ...], taken: set[str]) -> str:
+    """Return the module of the first slice, else its parameter, else that with the axis and primes behind it."""
+    first = pieces[0]
+    names = [first.parameter.rpartition(".")[0] or first.parameter]
     for piece in pieces:
-        module = piece.parameter.rpartition(".")[0] or piece.parameter
-        if module not in taken:
-            return module
-        break
-    return next(
-        name
-        for piece in pieces
-        for name in (piece.parameter, f"{piece.parameter}[{piece.axis}]", f"{piece.parameter}[{piece.axis}]'")
-        if name not in taken and (name != piece.parameter or piece.axis == 0)
-    )
+        names += [piece.parameter] * (piece.axis == 0) + [f"{piece.parameter}[{piece.axis}]"]
+    for primes in itertools.count():
+        for name in names if not primes else names[2:] or names[-1:]:
+            if name + "'" * primes not in taken:
+                return name + "'" * primes
+    raise AssertionError("there is always one more prime")
 
 
 def trace(model: nn.Module, *args: Any, **kwargs: Any) -> Structure:

@@ -19,6 +19,7 @@ from growkit.surgery.carry import Change, ParamChange, apply_maps, axis_map
 from growkit.surgery.deepen import insert_block, set_children
 from growkit.surgery.edits import Deepen, Edit, UnitMap, Widen, check_edits, merge
 from growkit.surgery.fresh import initialise_new_units
+from growkit.surgery.gains import follow_directions
 from growkit.surgery.optimizer import CarryState, OptimizerPlan
 from growkit.surgery.removal import check_removals
 from growkit.surgery.sites import Sites, successor
@@ -106,6 +107,7 @@ class Operation:
         before = self._probe()
         with torch.inference_mode(False), torch.no_grad():
             changes = self._plan(units)
+            follow_directions(self.structure.gains, changes, self.structure.tensors)
             optimizers = {id(optimizer): optimizer for optimizer in self.optimizers}
             plans = [OptimizerPlan(optimizer, changes, self.carry_state) for optimizer in optimizers.values()]
         self._undo = []
@@ -215,15 +217,22 @@ class Operation:
             )
         distances = [_distance(old, new) for old, new in zip(before[0], after[0], strict=True)]
         for old, distance in zip(before[0], distances, strict=True):
-            if self.exact and not distance <= _TOLERANCE.get(old.dtype, 0.0):
+            allowed = self._tolerance(old.dtype)
+            if self.exact and not distance <= allowed:
                 raise SurgeryError(
                     f"{names} changes what the model computes",
                     seen=f"the output on the example moved by {distance:.3g} of its scale",
-                    expected=f"at most {_TOLERANCE.get(old.dtype, 0.0):.0e} ({old.dtype})",
+                    expected=f"at most {allowed:.0e} ({old.dtype})",
                     advice="pass exact=False if the output may change; else look for sizes written as numbers in "
                     "`forward`, and for removed units that were still in use",
                 )
         return max(distances, default=0.0)
+
+    def _tolerance(self, dtype: torch.dtype) -> float:
+        """Return how far rounding may move an output: that of the coarsest numbers that the model computes with."""
+        if dtype not in _TOLERANCE:
+            return 0.0
+        return max(_TOLERANCE.get(seen, 0.0) for seen in (dtype, *self.structure.dtypes))
 
 
 def _enrol(plan: OptimizerPlan, ordered: list[tuple[str, nn.Parameter]], new: list[int]) -> None:

@@ -9,23 +9,28 @@ of labels (0 where a position has none) or None, for data. Three kinds of operat
   read back. Labels that vary along one axis of the result belong to that axis. If those of two old axes arrive on one
   new axis (a merge), a position there gets a composite label, which stands for a tuple of labels. Labels that vary
   along several axes of the result have been split: each of these axes gets fresh labels, one for each different slice,
-  and each old label is noted as being the tuple of fresh labels that it was found at.
+  and each old label is noted as being the tuple of fresh labels that it was found at. So that tuples can be compared,
+  data that is merged with labels (the places of a flattened image) is numbered for the time being, and so are copies
+  (the query heads of one key head), which count as a size of the model.
 * Operations under which positions meet (pointwise, contractions, norms, cat along the other axes) note the pairs of
   labels that met: these are one.
 * Operations that make one axis out of data (reductions, lookups, sorting) drop the labels of that axis.
 
-At the end `connected_components` over all pairs gives classes of labels. Where composites are in one class and there
-is a one-to-one relation between a part of the one and a part of the other over all classes in which the two kinds of
-tuple meet, these parts are one as well (two splits of one axis into heads x head width); where a part determines
-another (an axis split as 4 x 8 and as 8 x 4), it is split further; both until nothing changes. A position then belongs
-to the components of all parts of its label: a row of a projection to heads x head width to one component that is its
-head, and to another one that is its place in the head. Grouped convolution and group normalisation cut channels into
-groups x rest, just as a view does. Factors of size one are left out: they would join everything.
+At the end `connected_components` over all pairs gives classes of labels. Composites of one class are tuples that are
+equal; composites of one kind and of the same parts are one. Where two kinds of tuple meet, over all classes in which
+they do: if they differ in one place only, the parts there are one; if there is a one-to-one relation between the parts
+of the one kind and those of the other, these are one (two splits of one axis into heads x head width); if a part
+determines another (an axis split as 4 x 8 and as 8 x 4), it is split further. All this until nothing changes. A
+position then belongs to the components of all parts of its label that are not data: a row of a projection to heads x
+head width to one component that is its head, and to another one that is its place in the head. Grouped convolution and
+group normalisation cut channels into groups x rest, just as a view does. Factors of size one are left out: they would
+join everything.
 
 Limits: sizes are seen in this one run only, so a size that was written down as a number twice (a state made with
-zeros) is no relation; what data alone relates (two layers that read the same input) is none either; axes of size one
-lose their labels in a reshape that merges them; a lookup by an index that depends on the inputs, or that has several
-dimensions, or picks some positions more often than others, drops the labels of the axis that it looks into.
+zeros) is no relation; what data or constants relate (two layers that read the same input, an identity matrix, sine
+waves over the features) is none either; axes of size one lose their labels in a reshape that merges them; a lookup by
+an index that depends on the inputs, or has several dimensions, or picks some positions more often than others, drops
+the labels of the axis that it looks into.
 """
 
 from __future__ import annotations
@@ -46,6 +51,8 @@ from torch.utils._pytree import tree_leaves
 from oracle.rules import RULES, Call, Rule, pointwise
 from oracle.table import Axes, Table
 
+Kind = tuple[int, ...]
+Spelling = tuple[int, ...]
 Axis = tuple[str, int]  # a parameter or buffer by name, and an axis of it
 
 
@@ -78,12 +85,10 @@ class Tracer(TorchDispatchMode):
         return self.states[key][1] if key in self.states else [None] * tensor.dim()
 
     def set(self, tensor: Tensor, axes: Axes) -> None:
-        if id(tensor) not in self.known:
+        if id(tensor) not in self.known and tensor.layout == torch.strided:
             self.memory[tensor.untyped_storage().data_ptr()].append(tensor)
         axes = [None if vector is None or not vector.any() else vector for vector in axes]
-        assert [len(v) for v in axes if v is not None] == [
-            n for n, v in zip(tensor.shape, axes, strict=True) if v is not None
-        ]
+        assert all(vector is None or len(vector) == n for n, vector in zip(tensor.shape, axes, strict=True)), axes
         self.known[id(tensor)] = (tensor, axes)
 
     def labelled(self, tensor: Tensor) -> bool:
@@ -140,6 +145,8 @@ class Tracer(TorchDispatchMode):
 
 
 def _place(tensor: Tensor) -> tuple[Any, ...]:
+    if tensor.layout != torch.strided:
+        return (id(tensor),)
     return tensor.data_ptr() or id(tensor), tensor.shape, tensor.stride()
 
 
@@ -166,11 +173,15 @@ class Solution:
         self.classes = connected_components(graph, directed=False)[1].tolist()
         self.tuples: dict[int, list[int]] = defaultdict(list)  # the composites of a class
         self.plain: dict[int, int] = {}  # one label of a class that is no composite
+        real, data = set(), set()
         for label, parts in enumerate(self.table.parts):
-            if len(parts) > 1:
-                self.tuples[self.classes[label]].append(label)
-            else:
-                self.plain.setdefault(self.classes[label], label)
+            inner, is_data = self.classes[label], self.table.is_data[label]
+            if len(parts) <= 1:
+                self.plain.setdefault(inner, label)
+                (data if is_data else real if is_data is False else set()).add(inner)
+            elif all(self.classes[part] != inner for part in parts):
+                self.tuples[inner].append(label)
+        self.data: set[int] = data - real
 
     def _spell(self, label: int, above: tuple[int, ...]) -> tuple[int, ...]:
         """The classes that a composite consists of, all the way down."""
@@ -181,52 +192,86 @@ class Solution:
                 spelled.extend(self._spell(self.tuples[inner][0], (*above, inner)))
             else:
                 spelled.append(inner)
-        return tuple(dict.fromkeys(spelled))
+        return tuple(spelled)
+
+    def _kind(self, label: int) -> Kind:
+        """The families of the parts of a composite: composites of one kind have the same meaning in the same place."""
+        return tuple(self.table.family[part] for part in self.table.parts[label])
 
     def _refine(self) -> bool:
         """Compare the tuples that stand for one position; True if that told something new."""
-        meetings: dict[Any, list[tuple[tuple[int, ...], tuple[int, ...]]]] = defaultdict(list)
+        if self._unite_equal():
+            return True
+        tables = [sides for sides in map(_columns, self._meetings().values()) if sides]
+        if any([self._join(*sides) for sides in tables]):
+            return True
+        return any(self._split(one, other) or self._split(other, one) for one, other in tables)
+
+    def _unite_equal(self) -> bool:
+        """Make composites of one kind one that consist of the same."""
+        first: dict[tuple[Kind, Spelling], int] = {}
+        told = False
         for inner, labels in self.tuples.items():
-            spelled = {self._spell(label, (inner,)): label for label in reversed(labels)}
-            ordered = sorted(spelled.items(), key=lambda item: item[1])
-            pairs = combinations(ordered, 2) if len(ordered) <= MANY else ((ordered[0], item) for item in ordered[1:])
-            for (one, first), (other, second) in pairs:
-                families = [tuple(self.table.family[p] for p in self.table.parts[label]) for label in (first, second)]
-                meetings[(*families, len(one), len(other))].append((one, other))
-        tables = [tuple(map(np.array, zip(*rows, strict=True))) for rows in meetings.values()]
-        joined = [self._join(one, other) for one, other in tables]
-        return any(joined) or any(self._split(one, other) or self._split(other, one) for one, other in tables)
+            for label in labels:
+                other = first.setdefault((self._kind(label), self._spell(label, (inner,))), label)
+                if self.classes[other] != inner:
+                    self.table.unite(torch.tensor([other]), torch.tensor([label]))
+                    told = True
+        return told
+
+    def _meetings(self) -> dict[tuple[Kind, Kind], list[tuple[Spelling, Spelling]]]:
+        """For every two kinds of composites that are in a class together: the tuples, for all these classes."""
+        meetings = defaultdict(list)
+        for inner, labels in self.tuples.items():
+            different = {(self._kind(label), self._spell(label, (inner,))): label for label in reversed(labels)}
+            ordered = sorted(different, key=different.__getitem__)
+            pairs = combinations(ordered, 2) if len(ordered) <= MANY else ((ordered[0], o) for o in ordered[1:])
+            for (kind, one), (other_kind, other) in pairs:
+                meetings[kind, other_kind].append((one, other))
+        return meetings
 
     def _join(self, one: np.ndarray, other: np.ndarray) -> bool:
-        """Make parts one that determine each other, if that pairs all parts but the constant ones."""
-        xs, ys = ([column for column in side.T if len(np.unique(column)) > 1] for side in (one, other))
-        order = sorted(product(range(len(xs)), range(len(ys))), key=lambda at: ((xs[at[0]] != ys[at[1]]).any(), at))
-        pairs: list[tuple[int, int]] = []
-        for n, m in order:
-            free = all(n != x and m != y for x, y in pairs)
-            if free and _determines(xs[n], ys[m]) and _determines(ys[m], xs[n]):
-                pairs.append((n, m))
-        if not len(pairs) == len(xs) == len(ys):
+        """Make one the only parts in which equal tuples differ, or else parts that determine each other."""
+        xs, ys = list(one.T), list(other.T)
+        for n, x in reversed(list(enumerate(xs))):
+            same = [m for m, y in enumerate(ys) if (x == y).all()]
+            if same:
+                del xs[n], ys[n if n in same else same[0]]
+        if len(xs) == len(ys) == 1:
+            self.table.unite(self._labels(xs[0]), self._labels(ys[0]))
+            return True
+        constant = [sum(len(np.unique(column)) == 1 for column in side) for side in (xs, ys)]
+        pairs: list[tuple[np.ndarray, np.ndarray]] = []
+        for x in xs:
+            fits = [
+                y for y in ys if _determines(x, y) and _determines(y, x) and all(y is not taken for _, taken in pairs)
+            ]
+            pairs.extend((x, y) for y in fits[:1])
+        if constant[0] != constant[1] or not len(pairs) + constant[0] == len(xs) == len(ys):
             return False
-        joined = [(xs[n], ys[m]) for n, m in pairs if (xs[n] != ys[m]).any()]
-        for x, y in joined:
+        for x, y in pairs:
             self.table.unite(self._labels(x), self._labels(y))
-        return bool(joined)
+        return bool(pairs)
 
     def _split(self, one: np.ndarray, other: np.ndarray) -> bool:
         """Write a part that determines another as that one and a rest."""
-        for n in range(one.shape[1]):
-            for m in range(other.shape[1]):
-                whole, part = one[:, n], other[:, m]
-                if _determines(whole, part) and not _determines(part, whole):
-                    pairs = np.unique(np.stack([part, whole], axis=1), axis=0)
-                    counts = np.unique(pairs[:, 0], return_counts=True)[1]
-                    if (counts == counts[0]).all() and not any(part in self.tuples for part in pairs.flat):
-                        rest = self.table.fresh(int(counts[0])).repeat(len(counts))
-                        tuples = self.table.compose(torch.stack([self._labels(pairs[:, 0]), rest], dim=1))
-                        self.table.unite(self._labels(pairs[:, 1]), tuples)
-                        return True
+        for whole, part in product(one.T, other.T):
+            if not _determines(whole, part) or _determines(part, whole) or not self._is_family(whole):
+                continue
+            pairs = np.unique(np.stack([part, whole], axis=1), axis=0)
+            counts = np.unique(pairs[:, 0], return_counts=True)[1]
+            if (counts == counts[0]).all() and not any(inner in self.tuples for inner in pairs.flat):
+                rest = self.table.fresh(int(counts[0]), data=None).repeat(len(counts))
+                tuples = self.table.compose(torch.stack([self._labels(pairs[:, 0]), rest], dim=1))
+                self.table.unite(self._labels(pairs[:, 1]), tuples)
+                return True
         return False
+
+    def _is_family(self, column: np.ndarray) -> bool:
+        """Whether the classes in a column are those of all labels of some axis."""
+        inner = set(column.tolist())
+        families = {self.table.family[label] for label, found in enumerate(self.classes) if found in inner} - {0}
+        return any({self.classes[label] for label in self.table.members(family)} == inner for family in families)
 
     def _labels(self, classes: np.ndarray) -> Tensor:
         return torch.tensor([self.plain[inner] for inner in classes.tolist()])
@@ -243,7 +288,14 @@ class Solution:
                 found.add(inner)
             for composite in self.tuples.get(inner, ()):
                 ahead.extend(self.classes[part] for part in self.table.parts[composite])
-        return frozenset(found or {self.classes[label]})
+        return frozenset(found - self.data or {self.classes[label]})
+
+
+def _columns(rows: list[tuple[Spelling, Spelling]]) -> tuple[np.ndarray, np.ndarray] | None:
+    """Two tables of classes, if all tuples of a kind have the same length."""
+    if len({(len(one), len(other)) for one, other in rows}) > 1:
+        return None
+    return np.array([one for one, _ in rows]), np.array([other for _, other in rows])
 
 
 MANY = 12  # composites of one class that are compared each with each

@@ -61,17 +61,31 @@ def meet(t: Tracer, shape: Sequence[int], *operands: tuple[Sequence[int], Axes])
       "_to_copy detach alias lift_fresh contiguous log_sigmoid_forward native_dropout dropout bernoulli zeros_like "
       "ones_like full_like rand_like randn_like empty_like _conj conj_physical _weight_norm_interface isclose "
       "__and__ __or__ __xor__ cumsum cumprod cummax cummin logcumsumexp softmax _softmax log_softmax _log_softmax "
-      "_safe_softmax fake_quantize_per_tensor_affine")  # fmt: skip
+      "_safe_softmax fake_quantize_per_tensor_affine_cachemask fake_quantize_per_channel_affine_cachemask")  # fmt: skip
 def pointwise(t: Tracer, c: Call) -> list[Axes]:
     shapes = [(tensor.shape, t.axes(tensor)) for tensor in c.operands if tensor is not c["out"]]
     first = meet(t, c.results[0].shape, *shapes)
     return [first, *(meet(t, other.shape, (c.results[0].shape, first)) for other in c.results[1:])]
 
 
+MERGING = {
+    "view",
+    "_unsafe_view",
+    "reshape",
+    "_reshape_alias",
+    "view_copy",
+    "flatten",
+    "unfold",
+    "im2col",
+    "as_strided",
+}
+MERGING |= {"pixel_shuffle", "pixel_unshuffle"}
+
+
 @rule("view _unsafe_view reshape _reshape_alias flatten unflatten permute transpose t numpy_T movedim expand squeeze "
       "unsqueeze select slice narrow unbind split split_with_sizes split_copy chunk unsafe_split unsafe_chunk "
       "unsafe_split_with_sizes tensor_split flip roll rot90 pixel_shuffle pixel_unshuffle channel_shuffle "
-      "native_channel_shuffle repeat tile diagonal diag_embed unfold im2col tril triu constant_pad_nd reflection_pad1d "
+      "native_channel_shuffle diagonal diag_embed unfold im2col tril triu constant_pad_nd reflection_pad1d "
       "reflection_pad2d replicate_pad1d replicate_pad2d replicate_pad3d view_copy as_strided")  # fmt: skip
 def moving(t: Tracer, c: Call) -> list[Axes]:
     source, (shape, strides, offset) = c.operands[0], c.geometry[0]
@@ -84,8 +98,11 @@ def moving(t: Tracer, c: Call) -> list[Axes]:
             return memory.as_strided(*c.args[1:])
         return c.func(full.double().contiguous(), *c.args[1 : 2 if "pad" in c.name else None], **c.kwargs)
 
-    found = t.table.move(axes, shape, apply)
+    found = t.table.move(t.table.fill(axes, shape) if c.name in MERGING else axes, shape, apply)
     result = [found[n] if n < len(found) else [None] * other.dim() for n, other in enumerate(c.results)]
+    if c.name == "expand":  # the number of copies is a size of its own
+        old, new = (1,) * (len(result[0]) - len(shape)) + tuple(shape), c.results[0].shape
+        result[0] = [t.table.fresh(n) if o == 1 < n else v for o, n, v in zip(old, new, result[0], strict=True)]
     for axis in [axis for axis, size in enumerate(shape) if size == 1 and axes[axis] is not None]:
         for labels, other in zip(result, c.results, strict=True):
             for target in _targets(c, shape, axis, other.shape):
@@ -150,9 +167,9 @@ def _resized(c: Call, dim: int) -> bool:
     return c.results[0].shape[dim] != c.operands[0].shape[dim]
 
 
-@rule("mm bmm addmm baddbmm addbmm mv addmv dot vdot")
+@rule("mm bmm addmm baddbmm addbmm mv addmv dot vdot _sparse_addmm _sparse_mm")
 def product(t: Tracer, c: Call) -> list[Axes]:
-    *start, one, other = c.operands[:3] if c.name.startswith(("add", "badd")) else c.operands[:2]
+    *start, one, other = c.operands[:3] if c.name.startswith(("add", "badd", "_sparse_add")) else c.operands[:2]
     a, b = t.axes(one), t.axes(other)
     t.table.combine(a[-1], b[-2 if len(b) > 1 else -1])
     result = [*(t.table.combine(*pair) for pair in zip(a[:-2], b[:-2], strict=False)), *a[-2:-1], *b[-1:][: len(b) - 1]]
@@ -212,7 +229,8 @@ def attention(t: Tracer, c: Call) -> list[Axes]:
     for axes, shape in ((k, c["key"].shape), (v, c["value"].shape)):
         for n, size in enumerate(batch):
             if axes[n] is not None and (shape[n] > 1 or size == 1):  # fewer heads than queries: each for several
-                lead[n] = t.table.combine(lead[n], axes[n].repeat_interleave(size // shape[n]))
+                copies = t.table.fresh(size // shape[n])
+                lead[n] = t.table.combine(lead[n], t.table.merge(shape[n], axes[n], size // shape[n], copies))
     mask = c["attn_mask"] if c["attn_mask"] is not None else c["attn_bias"]
     if mask is not None:
         scores = (*batch, c["query"].shape[-2], c["key"].shape[-2])
@@ -319,3 +337,9 @@ def channels(t: Tracer, c: Call) -> list[Axes]:
         channel = t.table.split(channel, new[-3])[0] if channel is not None else None
         return [[*axes[:-2], channel, None, None]]
     return [[axes[0], channel, *[None] * (len(new) - 2)]]
+
+
+@rule("_pack_padded_sequence _pad_packed_sequence")
+def packing(t: Tracer, c: Call) -> list[Axes]:
+    first = c.results[0].dim() - 1
+    return [[*[None] * first, t.axes(c.operands[0])[-1]]]

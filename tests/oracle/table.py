@@ -21,14 +21,22 @@ class Table:
     def __init__(self):
         self.parts: list[tuple[int, ...]] = [()]  # label 0 is no label
         self.family: list[int] = [0]
+        self.is_data: list[bool | None] = [True]  # None if what it meets is to tell
         self.interned: dict[tuple[int, ...], int] = {}
         self.met: list[np.ndarray] = []
 
-    def fresh(self, size: int) -> Tensor:
+    def fresh(self, size: int, data: bool | None = False) -> Tensor:
         start = len(self.parts)
         self.parts.extend((label,) for label in range(start, start + size))
         self.family.extend([start] * size)
+        self.is_data.extend([data] * size)
         return torch.arange(start, start + size)
+
+    def members(self, family: int) -> range:
+        """The labels of a family: it has the number of the first one."""
+        return range(
+            family, next((n for n in range(family, len(self.family)) if self.family[n] != family), len(self.family))
+        )
 
     def compose(self, rows: Tensor) -> Tensor:
         """One label for each row of labels, of which some may be 0."""
@@ -36,14 +44,31 @@ class Table:
         return torch.tensor([self._intern(row) for row in unique.tolist()])[inverse]
 
     def _intern(self, row: Iterable[int]) -> int:
-        parts = tuple(sorted({part for label in row for part in self.parts[label]}))
+        parts = tuple(sorted((part for label in row for part in self.parts[label]), key=self.family.__getitem__))
         if len(parts) <= 1:
             return parts[0] if parts else 0
         if parts not in self.interned:
             self.interned[parts] = len(self.parts)
             self.parts.append(parts)
             self.family.append(0)
+            self.is_data.append(all(self.is_data[part] for part in parts))
         return self.interned[parts]
+
+    def only_data(self, labels: Tensor) -> bool:
+        return all(self.is_data[label] for label in labels.unique().tolist())
+
+    def fill(self, axes: Axes, shape: Sequence[int]) -> Axes:
+        """Number the data too, where it is about to be merged with labels."""
+        if all(vector is None for vector in axes):
+            return axes
+        filled: Axes = []
+        for vector, size in zip(axes, shape, strict=True):
+            if vector is None and size > 1:
+                vector = self.fresh(size, data=True)
+            elif vector is not None and not vector.all():
+                vector = torch.where(vector > 0, vector, self.fresh(size, data=True))
+            filled.append(vector)
+        return filled
 
     def columns(self, labels: Tensor) -> Tensor:
         """The parts of the labels along an axis: a row for each part, 0 where a label has fewer."""
@@ -75,10 +100,10 @@ class Table:
         full = _reduced(full, varying)
         if len(varying) <= 1:
             return {axis: full for axis in varying}
-        factors, grid = {}, []
+        factors, grid, data = {}, [], self.only_data(full)
         for position, axis in enumerate(varying):
             slices, inverse = torch.unique(full, dim=position, return_inverse=True)
-            labels = self.fresh(slices.shape[position])[inverse]
+            labels = self.fresh(slices.shape[position], data)[inverse]
             factors[axis] = torch.where(_reduced(full, [position]) > 0, labels, 0)
             shape = [-1 if other == position else 1 for other in range(len(varying))]
             grid.append(labels.reshape(shape).expand(full.shape))
@@ -106,7 +131,8 @@ class Table:
                     found = {target: _reduced(layer, [target])}
                 for target, labels in found.items():
                     gathered[number][target].append(labels)
-        return [[self.compose(torch.stack(found, 1)) if found else None for found in result] for result in gathered]
+        results = [[self.compose(torch.stack(found, 1)) if found else None for found in result] for result in gathered]
+        return [[None if v is None or self.only_data(v) else v for v in result] for result in results]
 
     def _layers(self, vector: Tensor, whole: list[Tensor], moved: Callable[[Tensor], list[Tensor]]):
         """What to read back: the labels as they are, or, if these are split, their parts if each goes its own way."""
@@ -127,7 +153,8 @@ class Table:
         """The labels of an axis made of groups x size."""
         if 1 in (groups, size):
             return inner if groups == 1 else outer
-        return (self.move([outer, inner], (groups, size), torch.flatten) or [[None]])[0][0]
+        filled = self.fill([outer, inner], (groups, size))
+        return (self.move(filled, (groups, size), torch.flatten) or [[None]])[0][0]
 
 
 def _varying(full: Tensor) -> list[int]:

@@ -252,14 +252,28 @@ def test_heads_of_separate_projections(attend):
     assert not found.partners("q.weight", 1) & found.partners("q.weight", 0)
 
 
-def test_query_heads_that_share_keys_are_one():
-    def forward(model, x):
-        q, k = (layer(x).unflatten(-1, (-1, 3)).transpose(1, 2) for layer in (model.q, model.k))
-        return F.scaled_dot_product_attention(q, k, k, enable_gqa=True).transpose(1, 2).flatten(2)
+def repeating(q, k, v):
+    k, v = (x[:, :, None].expand(-1, -1, 2, -1, -1).flatten(1, 2) for x in (k, v))
+    return F.scaled_dot_product_attention(q, k, v)
 
-    found = known(Made(forward, q=nn.Linear(8, 12), k=nn.Linear(8, 6)), torch.randn(2, 5, 8))
-    head = same([6, 7, 8, 9, 10, 11], "q.weight[0]", "q.bias[0]") | same([3, 4, 5], "k.weight[0]", "k.bias[0]")
-    assert shared(found, "k.weight[0]", 3, 4) == head
+
+def grouping(q, k, v):
+    return F.scaled_dot_product_attention(q, k, v, enable_gqa=True)
+
+
+@pytest.mark.parametrize("attend", [repeating, grouping])
+def test_query_heads_that_share_keys_are_groups(attend):
+    def forward(model, x):
+        q, k, v = (layer(x).unflatten(-1, (-1, 3)).transpose(1, 2) for layer in (model.q, model.k, model.v))
+        return attend(q, k, v).transpose(1, 2).flatten(2)
+
+    found = known(Made(forward, q=nn.Linear(8, 12), k=nn.Linear(8, 6), v=nn.Linear(8, 6)), torch.randn(2, 5, 8))
+    queries, keys = ("q.weight[0]", "q.bias[0]"), ("k.weight[0]", "k.bias[0]")
+    group = same([6, 7, 8, 9, 10, 11], *queries) | same([3, 4, 5], *keys, "v.weight[0]", "v.bias[0]")
+    assert shared(found, "k.weight[0]", 3, 4) == group
+    assert shared(found, "k.weight[0]", 0, 3) == same([0, 3, 6, 9], *queries) | same([0, 3], *keys)
+    assert shared(found, "q.weight[0]", 0, 7) == same([0, 1, 2, 6, 7, 8], *queries)
+    assert len(set(found.components("q.weight", 0))) == 12
 
 
 @pytest.mark.filterwarnings("ignore:.*enable_nested_tensor")
@@ -369,6 +383,68 @@ def test_one_axis_split_in_two_ways_is_split_into_what_both_have():
     assert shared(found, "two[0]", 1) == same([6, 7, 8, 9, 10, 11], *rows) | {"two[0]": [1], "six[0]": [3, 4, 5]}
     assert shared(found, "six[0]", 1, 4) == same([2, 3, 8, 9], *rows) | {"six[0]": [1, 4]}
     assert len(found.components("six", 0)[0]) == 2
+
+
+def test_units_shuffled_half_by_half_are_those_of_both_halves():
+    """A second shuffle over units of the first one, in a half, and others, in the other half."""
+
+    def forward(model, x):
+        x = F.channel_shuffle(model.a(x), 2)
+        return model.c(F.channel_shuffle(torch.cat([x[:, :4], model.b(x[:, 4:])], dim=1), 2))
+
+    found = known(
+        Made(forward, a=nn.Conv2d(3, 8, 1), b=nn.Conv2d(4, 4, 1), c=nn.Conv2d(8, 2, 1)), torch.ones(2, 3, 2, 2)
+    )
+    kept = [found.components("a.weight", 0)[row] for row in (0, 4, 1, 5)]
+    made = found.components("b.weight", 0)
+    assert found.components("c.weight", 1) == [part for pair in zip(kept, made, strict=True) for part in pair]
+    assert len(set(kept + made)) == 8
+    assert found.components("b.weight", 1) == [found.components("a.weight", 0)[row] for row in (2, 6, 3, 7)]
+
+
+def test_a_stream_through_a_shuffle_has_its_groups_twice():
+    def forward(model, x):
+        x = model.stem(x)
+        return x + model.b(F.channel_shuffle(model.a(x), 3))
+
+    model = Made(forward, stem=nn.Conv2d(3, 6, 1), a=nn.Conv2d(6, 18, 1, groups=3), b=nn.Conv2d(18, 6, 1, groups=3))
+    found = known(model, torch.randn(2, 3, 2, 2))
+    groups = [found.components("stem.weight", 0)[row] - found.components("a.weight", 1)[0] for row in (0, 2, 4)]
+    rest = [components - groups[0] for components in found.components("a.weight", 0)[:2]]
+    rows = [one | other | inner for one in groups for other in groups for inner in rest]
+    assert found.components("a.weight", 0) == rows
+    assert found.components("b.weight", 1) == [group | inner for inner in rest for group in groups]
+
+
+def test_numbered_data_keeps_apart_what_was_merged_with_it():
+    """Heads x windows of one tensor meet heads x data of another one."""
+
+    def forward(model, x):
+        q, k = (layer(x).unflatten(-1, (3, 2)).transpose(1, 2) for layer in (model.q, model.k))
+        scores = (q.unflatten(0, (2, 2)) * model.window[:, None, None, None]).flatten(0, 1) @ k.transpose(-2, -1)
+        return scores * model.head[:, None, None]
+
+    parameters = {"window": nn.Parameter(torch.ones(2)), "head": nn.Parameter(torch.ones(3))}
+    model = Made(forward, q=nn.Linear(5, 6), k=nn.Linear(5, 6), **parameters)
+    found = known(model, torch.randn(4, 5, 5))
+    rows = "q.weight[0]", "q.bias[0]", "k.weight[0]", "k.bias[0]"
+    assert shared(found, "head[0]", 1) == same([2, 3], *rows) | {"head[0]": [1]}
+    assert shared(found, "window[0]", 1) == {"window[0]": [1]}
+    assert shared(found, "q.weight[0]", 0, 2) == same([0, 2, 4], *rows)
+
+
+def test_what_is_added_to_its_neighbour_is_one():
+    """Spline bases: the knots of a grid become one, and so do the coefficients of the bases between them."""
+
+    def forward(model, x):
+        x = model.a(x).unsqueeze(-1)
+        bases = (x >= model.grid[:-1]) * (x < model.grid[1:]) * x
+        return F.linear(bases.flatten(1), model.spline.flatten(1))
+
+    parameters = {"grid": nn.Parameter(torch.arange(4.0)), "spline": nn.Parameter(torch.ones(2, 5, 3))}
+    found = known(Made(forward, a=nn.Linear(4, 5), **parameters), torch.randn(2, 4))
+    assert shared(found, "a.weight[0]", 2) == weights(2, "a") | {"spline[1]": [2]}
+    assert shared(found, "grid[0]", 0, 3) == {"grid[0]": [0, 1, 2, 3], "spline[2]": [0, 1, 2]}
 
 
 def test_recurrent_layers_have_their_hidden_units_in_all_gates():

@@ -266,13 +266,18 @@ def test_a_position_sums_over_the_terms_of_its_units():
     assert one.tolist() == [1, 1, 1, 1]
     assert second.tolist() == [2, -1, -1, -1], "the other part is not added twice"
     assert other[0] == 1
-    assert [source.tolist() for source, _ in expand(product([a, b]), by_symbol(terms))] == [[0, 1, 2, 3], [4, 5, -1, -1]]
+    assert [source.tolist() for source, _ in expand(product([a, b]), by_symbol(terms))] == [
+        [0, 1, 2, 3],
+        [4, 5, -1, -1],
+    ]
 
 
 def test_terms_of_two_factors_give_every_combination():
     a, b = Symbol(2), Symbol(2)
     fold = [(ints(0), torch.tensor([1.0]).double()), (ints(1), torch.tensor([0.5]).double())]
-    found = [(source.item(), weight.item()) for source, weight in expand(product([a, b]), by_symbol({a: fold, b: fold}))]
+    found = [
+        (source.item(), weight.item()) for source, weight in expand(product([a, b]), by_symbol({a: fold, b: fold}))
+    ]
     assert found == [(0, 1.0), (1, 0.5), (2, 0.5), (3, 0.25)]
 
 

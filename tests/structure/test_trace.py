@@ -459,8 +459,8 @@ REFUSED = {
     "index": (lambda m, x: x[:, [0, 2]], "aten.index in 'middle' (Apply) looks its units up by the data"),
     "select": (lambda m, x: x[:, 0, None] + x, "aten.select in 'middle' (Apply) takes one of its units"),
     "sort": (lambda m, x: x.sort(-1).values, "aten.sort in 'middle' (Apply) orders its units"),
-    "max with its place": (
-        lambda m, x: x - x.max(-1, keepdim=True).values,
+    "place of the maximum": (
+        lambda m, x: x * x.max(-1, keepdim=True).indices,
         "aten.max in 'middle' (Apply) returns positions along it",
     ),
     "unbiased variance": (

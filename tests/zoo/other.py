@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
 from zoo.sequence import Net, mlp, reals, tokens, zoo
 
 SHARED = "share|whole|neither|sum"  # what is squared or used twice cannot be shared out
@@ -70,7 +71,7 @@ class Maxout(nn.Module):
 
 
 class LoRALinear(nn.Module):
-    def __init__(self, inputs, outputs, r, alpha):
+    def __init__(self, inputs, outputs, r=2, alpha=4):
         super().__init__()
         self.base, self.scaling = nn.Linear(inputs, outputs), alpha / r
         self.base.weight.requires_grad_(False)
@@ -205,17 +206,15 @@ class Hopfield(nn.Module):
         return self.head(state)
 
 
-class MemoryNetwork(nn.Module):
-    def __init__(self, vocabulary=17, dim=6, slots=7, hops=2):
-        super().__init__()
-        self.embedding, self.hops, self.head = nn.Embedding(vocabulary, dim), hops, nn.Linear(dim, 3)
-        self.keys, self.values = nn.Parameter(torch.randn(slots, dim)), nn.Parameter(torch.randn(slots, dim))
+def memory_network():
+    def forward(m, question):
+        u = m.embedding(question).sum(dim=1)
+        for _ in range(2):
+            u = u + torch.matmul(F.softmax(torch.matmul(u, m.keys.t()), dim=-1), m.values)
+        return m.head(u)
 
-    def forward(self, question):
-        u = self.embedding(question).sum(dim=1)
-        for _ in range(self.hops):
-            u = u + torch.matmul(F.softmax(torch.matmul(u, self.keys.t()), dim=-1), self.values)
-        return self.head(u)
+    slots = {name: nn.Parameter(torch.randn(7, 6)) for name in ("keys", "values")}
+    return Net(forward, embedding=nn.Embedding(17, 6), head=nn.Linear(6, 3), **slots)
 
 
 class ECANet(nn.Module):
@@ -250,8 +249,6 @@ class Equilibrium(nn.Module):
         super().__init__()
         self.inject, self.state, self.head = nn.Linear(5, 7), nn.Linear(7, 7, bias=False), nn.Linear(7, 3)
         self.tolerance = tolerance
-        with torch.no_grad():
-            self.state.weight.mul_(0.3)
 
     def forward(self, x):
         injected = self.inject(x)
@@ -285,15 +282,13 @@ class NeuralODE(nn.Module):
         return self.head(y)
 
 
-class Branching(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.stem, self.left, self.right, self.head = mlp(5, 19, 7), mlp(7, 11, 13), mlp(7, 17, 13), mlp(13, 23, 3)
+def branching():
+    def forward(m, x):
+        h = m.stem(x)
+        h = m.left(h) if x.mean() > 0 else m.right(h)
+        return m.head(F.relu(h))
 
-    def forward(self, x):
-        h = self.stem(x)
-        h = self.left(h) if x.mean() > 0 else self.right(h)
-        return self.head(F.relu(h))
+    return Net(forward, stem=mlp(5, 19, 7), left=mlp(7, 11, 13), right=mlp(7, 17, 13), head=mlp(13, 23, 3))
 
 
 class EarlyExit(nn.Module):
@@ -570,8 +565,7 @@ class DLRM(nn.Module):
         features = torch.cat([x, *pooled], dim=1).view((batch, -1, d))
         pairs = torch.bmm(features, torch.transpose(features, 1, 2))
         _, ni, nj = pairs.shape
-        li = torch.tensor([i for i in range(ni) for j in range(i)])
-        lj = torch.tensor([j for i in range(nj) for j in range(i)])
+        li, lj = torch.tril_indices(ni, nj, offset=-1)
         return torch.sigmoid(self.top(torch.cat([x, pairs[:, li, lj]], dim=1)))
 
 
@@ -687,239 +681,215 @@ def several_tasks():
 
 ARCHITECTURES = [
     zoo(
-        *("perceptron", lambda: mlp(5, 7, 11, 3), reals((5,))),
+        *("perceptron", lambda: mlp(5, 7, 11, 3), reals((5,)), None),
         "0.weight[0] 0.bias[0] 2.weight[0] 4.weight[1] 0.weight[1]=input 4.weight[0]=output",
     ),
     zoo(
-        *("literal sizes", Literal, reals((5,))),
-        "second.weight[0] second.bias[0] last.weight[1] "
-        "first.weight[0]=number second.weight[1]=number first.weight[1]=input last.weight[0]=output",
+        *("literal sizes", Literal, reals((5,)), None),
+        "second.weight[0] second.bias[0] last.weight[1] first.weight[0]=number second.weight[1]=number",
     ),
     zoo(
-        *("residual perceptron", residual_mlp, reals((5,))),
-        "0.weight[0] 1.fc1.weight[0] 1.bn1.weight[0] 1.fc2.weight[1] 3.fc1.weight[0] 3.bn2.weight[0] 4.weight[1] "
-        "0.weight[1]=input 4.weight[0]=output",
+        *("residual perceptron", residual_mlp, reals((5,)), None),
+        "0.weight[0] 1.fc1.weight[0] 3.fc2.weight[1] 3.bn2.weight[0] 0.weight[1]=input 4.weight[0]=output",
     ),
     zoo(
-        *("norm over two axes", normalised_over_two_axes, reals((4, 5))),
-        "0.weight[0] 1.weight[1] 3.weight[1] 3.weight[0] 5.weight[1] "
-        "1.weight[0]=input 0.weight[1]=input 5.weight[0]=output",
+        *("norm over two axes", normalised_over_two_axes, reals((4, 5)), None),
+        "0.weight[0] 1.weight[1] 3.weight[1] 3.weight[0] 1.weight[0]=input 0.weight[1]=input 5.weight[0]=output",
     ),
     zoo(
-        *("bare parameters", BareParameters, reals((5,))),
+        *("bare parameters", BareParameters, reals((5,)), None),
         "w1[1] b1[0] core[0] core[1] core[2] gain[0] w2[0] w2[1] w1[0]=input w2[2]=output",
     ),
     zoo(
-        *("maxout", lambda: nn.Sequential(Maxout(5, 7, 2), Maxout(7, 6, 3), nn.Linear(6, 3)), reals((5,))),
+        *("maxout", lambda: nn.Sequential(Maxout(5, 7, 2), Maxout(7, 6, 3), nn.Linear(6, 3)), reals((5,)), None),
         "0.lin.weight[0] 1.lin.weight[1] 1.lin.weight[0] 2.weight[1] 0.lin.weight[1]=input 2.weight[0]=output",
     ),
     zoo(
-        *("lora", lambda: nn.Sequential(LoRALinear(5, 11, 2, 4), nn.ReLU(), LoRALinear(11, 3, 4, 4)), reals((5,))),
+        *("lora", lambda: nn.Sequential(LoRALinear(5, 11), nn.ReLU(), LoRALinear(11, 3, 4)), reals((5,)), None),
         "0.base.weight[0] 0.lora_B[0] 0.lora_A[0] 0.lora_B[1] 2.base.weight[1] 2.lora_A[1] 2.lora_A[0] "
         "0.base.weight[1]=input 0.lora_A[1]=input 2.lora_B[0]=output",
     ),
     zoo(
-        *("fake quantisation", quantised, reals((5,))),
-        "2.weight[0] 2.bias[0] 4.weight[1] 0.weight[1]=input 4.weight[0]=output "
+        *("fake quantisation", quantised, reals((5,)), None),
+        "2.weight[0] 2.bias[0] 4.weight[1] 0.weight[1]=input|fake_quant 4.weight[0]=output "
         f"0.weight[0]=fake_quant|{SHARED} 0.bias[0]=fake_quant|{SHARED} 2.weight[1]=fake_quant|{SHARED}",
     ),
     zoo(
-        *("softmax over hidden units", softmax_gated, reals((5,))),
+        *("softmax over hidden units", softmax_gated, reals((5,)), None),
         "stem.weight[0] gate.weight[1] value.weight[1] stem.weight[1]=input head.weight[0]=output "
         f"gate.weight[0]=softmax|{SHARED} value.weight[0]=softmax|{SHARED} head.weight[1]=softmax|{SHARED}",
     ),
     zoo(
-        *("cosine classifier", cosine_classifier, reals((5,))),
-        "features.0.weight[0] features.2.weight[1] features.2.weight[0] weight[1] "
-        "features.0.weight[1]=input weight[0]=output",
+        *("cosine classifier", cosine_classifier, reals((5,)), None),
+        "features.0.weight[0] features.2.weight[0] weight[1] features.0.weight[1]=input weight[0]=output",
     ),
     zoo(
-        *("radial basis functions", radial_basis_functions, reals((5,))),
+        *("radial basis functions", radial_basis_functions, reals((5,)), None),
         "encoder.0.weight[0] encoder.2.weight[1] centres[0] log_beta[0] head.weight[1] "
         "encoder.2.weight[0]=dist centres[1]=dist encoder.0.weight[1]=input head.weight[0]=output",
     ),
     zoo(
-        *("basis functions", lambda: nn.Sequential(BasisLayer(5, 7, 4), BasisLayer(7, 3, 6)), reals((5,))),
+        *("basis functions", lambda: nn.Sequential(BasisLayer(5, 7, 4), BasisLayer(7, 3, 6)), reals((5,)), None),
         "0.coef[1] 1.coef[0] 0.coef[2] 1.coef[2] 0.coef[0]=input 1.coef[1]=output",
     ),
     zoo(
-        *("kan", lambda: nn.Sequential(KANLinear(5, 7), KANLinear(7, 3)), reals((5,))),
+        *("kan", lambda: nn.Sequential(KANLinear(5, 7), KANLinear(7, 3)), reals((5,)), None),
         "0.base_weight[0] 0.spline_weight[0] 1.base_weight[1] 1.spline_weight[1] 0.base_weight[1]=input "
         "0.spline_weight[1]=input 1.base_weight[0]=output 1.spline_weight[2]=cut|number|slice|some|data|regroup",
     ),
     zoo(
-        *("hypernetwork", Hypernetwork, lambda n: (torch.randn(n, 5), torch.randn(4))),
+        *("hypernetwork", Hypernetwork, lambda n: (torch.randn(n, 5), torch.randn(4)), None),
         "body.0.weight[0] to_w1.weight[0] to_w1.weight[1] to_b1.weight[0] to_w2.weight[0] body.0.weight[1]=input",
     ),
     zoo(
-        *("soft mixture of experts", lambda: SoftMoE(5, 11, 3, 4), reals((6, 5))),
-        "stem.weight[0] w1[1] w1[2] b1[1] w2[1] gate.weight[1] gate.weight[0]=softmax w1[0]=softmax b1[0]=softmax "
-        "w2[0]=softmax stem.weight[1]=input w2[2]=output",
-        reals((8, 5)),
+        *("soft mixture of experts", lambda: SoftMoE(5, 11, 3, 4), reals((6, 5)), reals((8, 5))),
+        "stem.weight[0] w1[0] w1[1] w1[2] b1[0] w2[0] w2[1] gate.weight[0] stem.weight[1]=input w2[2]=output",
     ),
     zoo(
-        *("capsules", Capsules, reals((5,))),
-        "stem.weight[0] stem.bias[0] primary.weight[1] stem.weight[1]=input W[2]=output|softmax "
+        *("capsules", Capsules, reals((5,)), None),
+        "stem.weight[0] stem.bias[0] primary.weight[1] stem.weight[1]=input W[2]=output|softmax|expand "
         f"W[1]=softmax|{SHARED} W[3]=pow|norm|{SHARED} W[4]=pow|norm|{SHARED} primary.weight[0]=pow|norm|{SHARED}",
     ),
     zoo(
-        *("hopfield", Hopfield, reals((5,))),
-        "encoder.weight[0] query.weight[1] head.0.weight[0] head.2.weight[1] encoder.weight[1]=input "
-        f"patterns[0]=softmax patterns[1]={SHARED} query.weight[0]={SHARED} head.2.weight[0]=output",
+        *("hopfield", Hopfield, reals((5,)), None),
+        "encoder.weight[0] query.weight[1] head.0.weight[0] patterns[0] encoder.weight[1]=input "
+        f"patterns[1]={SHARED} query.weight[0]={SHARED} head.2.weight[0]=output",
     ),
     zoo(
-        *("memory network", MemoryNetwork, tokens(17, 5)),
-        "embedding.weight[1] keys[1] values[1] head.weight[1] "
-        "keys[0]=softmax values[0]=softmax embedding.weight[0]=looks head.weight[0]=output",
-        tokens(17, 8),
+        *("memory network", memory_network, tokens(17, 5), tokens(17, 8)),
+        "embedding.weight[1] keys[0] keys[1] values[0] values[1] embedding.weight[0]=looks head.weight[0]=output",
     ),
     zoo(
-        *("efficient channel attention", ECANet, reals((3, 8, 8))),
+        *("efficient channel attention", ECANet, reals((3, 8, 8)), reals((3, 10, 9))),
         "conv.weight[0] conv.bias[0] fc.weight[1] stem.weight[0]=slides|conv stem.bias[0]=slides|conv "
         "conv.weight[1]=slides|conv stem.weight[1]=input fc.weight[0]=output",
-        reals((3, 10, 9)),
     ),
     zoo(
-        *("albert", ALBERT, tokens(17, 6)),
+        *("albert", ALBERT, tokens(17, 6), tokens(17, 9)),
         "embed.weight[1] expand.weight[0] layer.linear1.weight[0] layer.linear2.weight[1] layer.norm1.weight[0] "
         "layer.self_attn.in_proj_weight[0] back.weight[0] head.weight[1] embed.weight[0]=looks head.weight[0]=output",
-        tokens(17, 9),
-    ),
-    *(
-        zoo(
-            *(f"equilibrium{name}", lambda tolerance=tolerance: Equilibrium(tolerance), reals((5,))),
-            "inject.weight[0] state.weight[0] state.weight[1] head.weight[1] inject.weight[1]=input head.weight[0]=output",
-        )
-        for name, tolerance in {"": None, " to a tolerance": 1e-4}.items()
     ),
     zoo(
-        *("neural ode", NeuralODE, reals((5,))),
-        "stem.weight[0] func.net.0.weight[0] func.net.0.weight[1] func.net.2.weight[1] func.net.2.weight[0] "
-        "head.weight[1] stem.weight[1]=input head.weight[0]=output",
+        *("equilibrium", Equilibrium, reals((5,)), None),
+        "inject.weight[0] state.weight[0] state.weight[1] head.weight[1] inject.weight[1]=input head.weight[0]=output",
     ),
     zoo(
-        *("branch on the data", Branching, reals((5,))),
-        "stem.0.weight[0] stem.2.weight[1] head.0.weight[0] head.2.weight[1] "
-        "stem.0.weight[1]=input head.2.weight[0]=output",
+        *("equilibrium to a tolerance", lambda: Equilibrium(1e-4), reals((5,)), None),
+        "inject.weight[0] state.weight[0] state.weight[1] head.weight[1] inject.weight[1]=input head.weight[0]=output",
     ),
     zoo(
-        *("early exit", EarlyExit, reals((5,))),
+        *("neural ode", NeuralODE, reals((5,)), None),
+        "stem.weight[0] func.net.0.weight[0] func.net.0.weight[1] stem.weight[1]=input head.weight[0]=output",
+    ),
+    zoo(
+        *("branch on the data", branching, reals((5,)), None),
+        "stem.0.weight[0] stem.2.weight[1] head.0.weight[0] stem.0.weight[1]=input head.2.weight[0]=output",
+    ),
+    zoo(
+        *("early exit", EarlyExit, reals((5,)), None),
         "stem.weight[0] blocks.0.0.weight[0] blocks.0.2.weight[1] blocks.1.0.weight[0] exits.1.weight[1] "
-        "stem.weight[1]=input exits.0.weight[0]=softmax|output exits.1.weight[0]=output",
+        "stem.weight[1]=input exits.0.weight[0]=softmax|whole|output exits.1.weight[0]=output",
     ),
     zoo(
-        *("tied autoencoder", TiedAutoencoder, reals((5,))),
+        *("tied autoencoder", TiedAutoencoder, reals((5,)), None),
         "down.weight[0] down.bias[0] up.weight[1] weight[1]=input|output decoder_bias[0]=input|output "
         f"weight[0]={SHARED} bias[0]={SHARED} up.weight[0]={SHARED}",
     ),
     zoo(
-        *("tied autoencoder, linear decoder", lambda: TiedAutoencoder(linear=True), reals((5,))),
-        "weight[0] bias[0] down.weight[1] up.weight[0] up.bias[0] down.weight[0] weight[1]=input|output",
+        *("tied autoencoder, linear decoder", lambda: TiedAutoencoder(linear=True), reals((5,)), None),
+        "weight[0] bias[0] down.weight[1] up.weight[0] weight[1]=input|output decoder_bias[0]=input|output",
     ),
     zoo(
-        *("variational autoencoder", VAE, reals((8,))),
+        *("variational autoencoder", VAE, reals((8,)), None),
         "encoder.0.weight[0] encoder.2.weight[1] decoder.0.weight[0] decoder.2.weight[1] encoder.0.weight[1]=input "
         "encoder.2.weight[0]=output decoder.0.weight[1]=output decoder.2.weight[0]=output",
     ),
     zoo(
-        *("normalising flow", Flow, reals((6,))),
+        *("normalising flow", Flow, reals((6,)), None),
         "couplings.0.net.0.weight[0] couplings.0.net.2.weight[1] couplings.1.net.0.weight[0] "
         "couplings.0.net.0.weight[1]=input|output couplings.1.net.2.weight[0]=input|output",
     ),
     zoo(
-        *("siren", lambda: nn.Sequential(Sine(2, 7), Sine(7, 11), nn.Linear(11, 3)), reals((2,))),
-        "0.linear.weight[0] 1.linear.weight[1] 1.linear.weight[0] 2.weight[1] "
-        "0.linear.weight[1]=input 2.weight[0]=output",
+        *("siren", lambda: nn.Sequential(Sine(2, 7), Sine(7, 11), nn.Linear(11, 3)), reals((2,)), None),
+        "0.linear.weight[0] 1.linear.weight[1] 1.linear.weight[0] 0.linear.weight[1]=input 2.weight[0]=output",
     ),
     zoo(
-        *("radiance field", NeRF, reals((3,), (3,))),
+        *("radiance field", NeRF, reals((3,), (3,)), None),
         "points.0.weight[0] points.1.weight[0] points.2.weight[1] feature.weight[0] views.weight[0] alpha.weight[1] "
         "rgb.weight[1] points.0.weight[1]=input alpha.weight[0]=output rgb.weight[0]=output",
     ),
     zoo(
-        *("deep sets", deep_sets, reals((4, 3))),
+        *("deep sets", deep_sets, reals((4, 3)), reals((6, 3))),
         "phi.0.weight[0] phi.2.weight[0] rho.0.weight[1] rho.2.weight[1] phi.0.weight[1]=input rho.2.weight[0]=output",
-        reals((6, 3)),
     ),
     zoo(
-        *("set transformer", SetTransformer, reals((6, 3))),
-        "inducing[2] seed[2] mab0.fc_q.weight[0] mab0.fc_o.weight[0] pool.fc_o.weight[1] head.0.weight[0] "
-        "head.2.weight[1] inducing[1]=softmax mab0.fc_k.weight[1]=input head.2.weight[0]=output",
-        reals((8, 3)),
+        *("set transformer", SetTransformer, reals((6, 3)), reals((8, 3))),
+        "inducing[1] inducing[2] seed[2] mab0.fc_q.weight[0] mab0.fc_o.weight[0] pool.fc_o.weight[1] head.0.weight[0] "
+        "head.2.weight[1] mab0.fc_k.weight[1]=input head.2.weight[0]=output",
     ),
     zoo(
-        *("pointnet", PointNet, reals((3, 8))),
+        *("pointnet", PointNet, reals((3, 8)), reals((3, 13))),
         "conv2.weight[0] bn2.weight[0] fc.weight[1] stn.conv1.weight[0] stn.fc1.weight[0] stn.bn.weight[0] "
         "stn.conv1.weight[1]=input stn.conv2.weight[0]=number stn.fc1.weight[1]=number fc.weight[0]=output",
-        reals((3, 13)),
     ),
+    zoo("dense graph convolution", DenseGCN, adjacency(4), adjacency(6), "w1[1] w2[0] w1[0]=input w2[1]=output"),
     zoo(
-        *("dense graph convolution", DenseGCN, adjacency(4), "w1[1] w2[0] w1[0]=input w2[1]=output", adjacency(6)),
-    ),
-    zoo(
-        *("graph isomorphism", GraphClassifier, graphs(4, 6, pooled=True)),
+        *("graph isomorphism", GraphClassifier, graphs(4, 6, pooled=True), graphs(5, 9, pooled=True)),
         "own.weight[0] other.weight[0] mlp.0.weight[0] mlp.0.weight[1] mlp.2.weight[0] head.weight[1] "
         "own.weight[1]=input other.weight[1]=input head.weight[0]=output",
-        graphs(5, 9, pooled=True),
     ),
     zoo(
-        *("graph attention", GAT, graphs(4, 7)),
+        *("graph attention", GAT, graphs(4, 7), graphs(6, 8)),
         "conv1.lin.weight[0] conv1.att_src[1] conv1.att_src[2] conv2.lin.weight[1] conv2.att_dst[1] "
         "conv1.lin.weight[1]=input conv2.att_src[2]=output conv2.att_dst[2]=output",
-        graphs(6, 8),
     ),
     zoo(
-        *("bilinear interactions", Interaction, reals((5,), (4,))),
+        *("bilinear interactions", Interaction, reals((5,), (4,)), None),
         "left.weight[0] right.weight[0] bilinear.weight[0] bilinear.weight[1] bilinear.weight[2] proj1.weight[0] "
         "outer.weight[0] head.weight[1] left.weight[1]=input right.weight[1]=input head.weight[0]=output",
     ),
     zoo(
-        *("factorisation machine", DeepFM, lambda n: (torch.randint(3, (n, 3)),)),
+        *("factorisation machine", DeepFM, lambda n: (torch.randint(3, (n, 3)),), None),
         "mlp.0.weight[0] mlp.2.weight[1] mlp.2.weight[0] mlp.4.weight[1] "
         f"embedding.weight[1]=pow|{SHARED} embedding.weight[0]=looks linear.weight[0]=looks",
     ),
     zoo(
-        *("dlrm", DLRM, clicks),
+        *("dlrm", DLRM, clicks, None),
         "bottom.0.weight[0] bottom.2.weight[1] top.0.weight[0] top.2.weight[1] bottom.0.weight[1]=input "
         f"emb.0.weight[1]={SHARED} bottom.2.weight[0]={SHARED} emb.0.weight[0]=looks|embedding_bag",
     ),
     zoo(
-        *("wide and deep", WideAndDeep, visits),
+        *("wide and deep", WideAndDeep, visits, None),
         "user.weight[1] item.weight[1] deep.0.weight[0] deep.2.weight[0] deep.3.weight[1] factors.user.weight[1] "
         "factors.item.weight[1] wide.weight[1]=input user.weight[0]=looks factors.item.weight[0]=looks",
     ),
-    *(
-        zoo(
-            *(f"{kind.__name__.lower()} of tensors", Structured, structured(kind, 4)),
-            "encoder.0.weight[0] encoder.2.weight[0] encoder.2.weight[1] summary.weight[1] encoder.0.weight[1]=input "
-            "summary.weight[0]=output head.weight[1]=output head.weight[0]=output",
-            structured(kind, 6),
-        )
-        for kind in (Batch, Sample)
+    zoo(
+        *("named tuple", Structured, structured(Batch, 4), structured(Batch, 6)),
+        "encoder.0.weight[0] encoder.2.weight[0] summary.weight[1] encoder.0.weight[1]=input summary.weight[0]=output",
     ),
     zoo(
-        *("list of tensors", pyramid, lambda n: ([torch.randn(n, size) for size in (3, 4, 5)],)),
-        "lateral.0.weight[0] lateral.2.weight[0] head.0.weight[1] head.0.weight[0] head.2.weight[1] "
-        "lateral.0.weight[1]=input lateral.2.weight[1]=input head.2.weight[0]=output",
+        *("data class", Structured, structured(Sample, 4), structured(Sample, 6)),
+        "encoder.0.weight[0] encoder.2.weight[1] summary.weight[1] summary.weight[0]=output head.weight[0]=output",
     ),
     zoo(
-        *("fusion by cross-attention", Fusion, pictures_and_words(4, 6)),
+        *("list of tensors", pyramid, lambda n: ([torch.randn(n, size) for size in (3, 4, 5)],), None),
+        "lateral.0.weight[0] head.0.weight[1] head.0.weight[0] lateral.0.weight[1]=input head.2.weight[0]=output",
+    ),
+    zoo(
+        *("fusion by cross-attention", Fusion, pictures_and_words(4, 6), pictures_and_words(5, 9)),
         "image.weight[0] text.weight[1] to_text.in_proj_weight[0] to_image.out_proj.weight[1] norm.weight[0] "
         "classifier.0.weight[0] classifier.2.weight[1] image.weight[1]=input text.weight[0]=looks",
-        pictures_and_words(5, 9),
     ),
     zoo(
-        *("dueling q network", dueling, reals((5,))),
-        "features.weight[0] value.0.weight[0] value.0.weight[1] advantage.0.weight[0] advantage.2.weight[1] "
-        "features.weight[1]=input advantage.2.weight[0]=output",
+        *("dueling q network", dueling, reals((5,)), None),
+        "features.weight[0] value.0.weight[0] value.0.weight[1] features.weight[1]=input advantage.2.weight[0]=output",
     ),
     zoo(
-        *("actor and critic", ActorCritic, reals((5,))),
-        "trunk.0.weight[0] trunk.2.weight[0] trunk.2.weight[1] mu.weight[1] critic.weight[1] "
-        "trunk.0.weight[1]=input mu.weight[0]=output log_std[1]=output",
+        *("actor and critic", ActorCritic, reals((5,)), None),
+        "trunk.2.weight[0] trunk.2.weight[1] mu.weight[1] critic.weight[1] mu.weight[0]=output log_std[1]=output",
     ),
     zoo(
-        *("several tasks", several_tasks, reals((5,))),
+        *("several tasks", several_tasks, reals((5,)), None),
         "trunk.0.weight[0] trunk.2.weight[0] heads.class.0.weight[0] heads.class.2.weight[1] heads.depth.weight[1] "
         "trunk.0.weight[1]=input heads.class.2.weight[0]=output heads.depth.weight[0]=output",
     ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from itertools import pairwise
 
 import torch
@@ -10,13 +11,15 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 from torch.nn.utils.rnn import pack_padded_sequence
+
 from zoo.architecture import Architecture
 
 TABLE = "input|data|number|cut|looks"
+MODEL = "embed.weight[1] embed.weight[0]=looks head.weight[0]=output"  # of a `LanguageModel`
 
 
-def zoo(name, build, inputs, axes, longer=None, batches=(2, 3)):
-    """An architecture from a list of axes, the stuck ones with their reasons: "hidden.weight[0] head.weight[0]=output"."""
+def zoo(name, build, inputs, longer, axes, batches=(2, 3)):
+    """Make an architecture from its axes, stuck ones with a reason: "hidden.weight[0] head.weight[0]=output"."""
     grows = tuple(axis for axis in axes.split() if "=" not in axis)
     stuck = dict(axis.split("=") for axis in axes.split() if "=" in axis)
     return Architecture(name, build, inputs, grows, stuck, batches, longer)
@@ -68,14 +71,16 @@ class LanguageModel(nn.Module):
         return self.head(self.norm(x))
 
 
+def model_of(vocab, dim, *layers, norm=nn.LayerNorm):
+    return lambda: LanguageModel(vocab, dim, *(Residual(dim, layer(), norm) for layer in layers), norm=norm)
+
+
 class CausalSelfAttention(nn.Module):
     def __init__(self, n_embd, n_head, block_size):
         super().__init__()
-        assert n_embd % n_head == 0
         self.c_attn = nn.Linear(n_embd, 3 * n_embd, bias=False)
         self.c_proj = nn.Linear(n_embd, n_embd, bias=False)
-        self.n_head = n_head
-        self.n_embd = n_embd
+        self.n_head, self.n_embd = n_head, n_embd
 
     def forward(self, x):
         b, t, c = x.size()
@@ -97,9 +102,8 @@ class MaskedSelfAttention(nn.Module):
 
     def forward(self, x):
         b, t, c = x.size()
-        k = self.key(x).view(b, t, self.n_head, c // self.n_head).transpose(1, 2)
-        q = self.query(x).view(b, t, self.n_head, c // self.n_head).transpose(1, 2)
-        v = self.value(x).view(b, t, self.n_head, c // self.n_head).transpose(1, 2)
+        q, k, v = self.query(x), self.key(x), self.value(x)
+        q, k, v = (y.view(b, t, self.n_head, c // self.n_head).transpose(1, 2) for y in (q, k, v))
         att = (q @ k.transpose(-2, -1)) * (1.0 / math.sqrt(k.size(-1)))
         att = att.masked_fill(self.bias[:, :, :t, :t] == 0, float("-inf"))
         y = F.softmax(att, dim=-1) @ v
@@ -137,7 +141,7 @@ class RMSNorm(nn.Module):
 
 
 class GatedMLP(nn.Module):
-    def __init__(self, dim, hidden, act=F.silu):
+    def __init__(self, dim=14, hidden=11, act=F.silu):
         super().__init__()
         self.gate_proj, self.up_proj = nn.Linear(dim, hidden, bias=False), nn.Linear(dim, hidden, bias=False)
         self.down_proj, self.act_fn = nn.Linear(hidden, dim, bias=False), act
@@ -154,8 +158,6 @@ def rotate_half(x):
 
 def repeat_kv(x, n_rep):
     batch, num_key_value_heads, slen, head_dim = x.shape
-    if n_rep == 1:
-        return x
     x = x[:, :, None, :, :].expand(batch, num_key_value_heads, n_rep, slen, head_dim)
     return x.reshape(batch, num_key_value_heads * n_rep, slen, head_dim)
 
@@ -173,7 +175,7 @@ class RotaryEmbedding(nn.Module):
 
 
 class LlamaAttention(nn.Module):
-    def __init__(self, hidden_size, num_heads, num_key_value_heads, head_dim):
+    def __init__(self, hidden_size=14, num_heads=4, num_key_value_heads=2, head_dim=6):
         super().__init__()
         self.num_heads, self.num_key_value_heads, self.head_dim = num_heads, num_key_value_heads, head_dim
         self.num_key_value_groups = num_heads // num_key_value_heads
@@ -194,13 +196,7 @@ class LlamaAttention(nn.Module):
         weights = torch.matmul(q, k.transpose(2, 3)) / math.sqrt(self.head_dim)
         mask = torch.full((q_len, q_len), torch.finfo(x.dtype).min, dtype=x.dtype).triu(1)
         out = torch.matmul(F.softmax(weights + mask, dim=-1), v)
-        assert out.size() == (bsz, self.num_heads, q_len, self.head_dim)
         return self.o_proj(out.transpose(1, 2).contiguous().reshape(bsz, q_len, -1))
-
-
-def llama():
-    blocks = [(LlamaAttention(14, 4, 2, 6), GatedMLP(14, 11)) for _ in range(2)]
-    return LanguageModel(19, 14, *(Residual(14, f, RMSNorm) for block in blocks for f in block), norm=RMSNorm)
 
 
 def precompute_freqs_cis(dim, end, theta=10000.0):
@@ -224,10 +220,9 @@ class LlamaReferenceAttention(nn.Module):
 
     def forward(self, x, freqs_cis, mask):
         bsz, seqlen, _ = x.shape
-        xq, xk, xv = self.wq(x), self.wk(x), self.wv(x)
-        xq = apply_rotary_emb(xq.view(bsz, seqlen, self.n_heads, self.head_dim), freqs_cis).transpose(1, 2)
-        xk = apply_rotary_emb(xk.view(bsz, seqlen, self.n_heads, self.head_dim), freqs_cis).transpose(1, 2)
-        xv = xv.view(bsz, seqlen, self.n_heads, self.head_dim).transpose(1, 2)
+        xq, xk, xv = (w(x).view(bsz, seqlen, self.n_heads, self.head_dim) for w in (self.wq, self.wk, self.wv))
+        xq, xk = (apply_rotary_emb(y, freqs_cis).transpose(1, 2) for y in (xq, xk))
+        xv = xv.transpose(1, 2)
         scores = torch.matmul(xq, xk.transpose(2, 3)) / math.sqrt(self.head_dim)
         scores = F.softmax(scores + mask, dim=-1)
         return self.wo(torch.matmul(scores, xv).transpose(1, 2).contiguous().view(bsz, seqlen, -1))
@@ -251,85 +246,8 @@ class LlamaReference(nn.Module):
         return self.output(self.norm(self.feed_forward(h)))
 
 
-class NeoXLayer(nn.Module):
-    def __init__(self, heads, head_size, rotary_ndims, inner):
-        super().__init__()
-        hidden = heads * head_size
-        self.num_heads, self.head_size, self.rotary_ndims = heads, head_size, rotary_ndims
-        self.query_key_value, self.dense = nn.Linear(hidden, 3 * hidden), nn.Linear(hidden, hidden)
-        self.mlp = mlp(hidden, inner, hidden, act=nn.GELU)
-        self.input_layernorm, self.post_attention_layernorm = nn.LayerNorm(hidden), nn.LayerNorm(hidden)
-        self.rotary_emb = RotaryEmbedding(rotary_ndims)
-
-    def rotate(self, x, cos, sin):
-        x_rot, x_pass = x[..., : self.rotary_ndims], x[..., self.rotary_ndims :]
-        return torch.cat((x_rot * cos + rotate_half(x_rot) * sin, x_pass), dim=-1)
-
-    def attention(self, x):
-        qkv = self.query_key_value(x)
-        qkv = qkv.view(*qkv.size()[:-1], self.num_heads, 3 * self.head_size)
-        query = qkv[..., : self.head_size].permute(0, 2, 1, 3)
-        key = qkv[..., self.head_size : 2 * self.head_size].permute(0, 2, 1, 3)
-        value = qkv[..., 2 * self.head_size :].permute(0, 2, 1, 3)
-        cos, sin = self.rotary_emb(value)
-        query, key = self.rotate(query, cos, sin), self.rotate(key, cos, sin)
-        out = F.scaled_dot_product_attention(query, key, value, is_causal=True).permute(0, 2, 1, 3).contiguous()
-        return self.dense(out.view(out.size(0), out.size(1), self.num_heads * self.head_size))
-
-    def forward(self, x):
-        return self.mlp(self.post_attention_layernorm(x)) + self.attention(self.input_layernorm(x)) + x
-
-
-def build_alibi_tensor(attention_mask, num_heads, dtype):
-    batch_size, seq_length = attention_mask.shape
-    base = torch.tensor(2 ** (-(2 ** -(math.log2(num_heads) - 3))), dtype=dtype)
-    slopes = torch.pow(base, torch.arange(1, 1 + num_heads, dtype=torch.int32))
-    arange_tensor = ((attention_mask.cumsum(dim=-1) - 1) * attention_mask)[:, None, :]
-    return (slopes[..., None] * arange_tensor).reshape(batch_size * num_heads, 1, seq_length).to(dtype)
-
-
-class BloomAttention(nn.Module):
-    def __init__(self, num_heads, head_dim):
-        super().__init__()
-        hidden = num_heads * head_dim
-        self.num_heads, self.head_dim, self.inv_norm_factor = num_heads, head_dim, 1.0 / math.sqrt(head_dim)
-        self.query_key_value, self.dense = nn.Linear(hidden, 3 * hidden), nn.Linear(hidden, hidden)
-
-    def forward(self, x, alibi, mask):
-        b, t, _ = x.shape
-        fused = self.query_key_value(x).view(b, t, self.num_heads, 3, self.head_dim)
-        q = fused[..., 0, :].transpose(1, 2).reshape(b * self.num_heads, t, self.head_dim)
-        k = fused[..., 1, :].permute(0, 2, 3, 1).reshape(b * self.num_heads, self.head_dim, t)
-        v = fused[..., 2, :].transpose(1, 2).reshape(b * self.num_heads, t, self.head_dim)
-        scores = alibi.baddbmm(batch1=q, batch2=k, beta=1.0, alpha=self.inv_norm_factor)
-        scores = scores.view(b, self.num_heads, t, t).masked_fill(mask, torch.finfo(x.dtype).min)
-        out = torch.bmm(F.softmax(scores, dim=-1).view(b * self.num_heads, t, t), v)
-        out = out.view(b, self.num_heads, t, self.head_dim).permute(0, 2, 1, 3)
-        return self.dense(out.reshape(b, t, self.num_heads * self.head_dim))
-
-
-class Bloom(nn.Module):
-    def __init__(self, vocab=17, num_heads=2, head_dim=7, inner=19):
-        super().__init__()
-        hidden, self.num_heads = num_heads * head_dim, num_heads
-        self.word_embeddings, self.embeddings_layernorm = nn.Embedding(vocab, hidden), nn.LayerNorm(hidden)
-        self.attention, self.input_layernorm = BloomAttention(num_heads, head_dim), nn.LayerNorm(hidden)
-        self.mlp = nn.Sequential(nn.Linear(hidden, inner), nn.GELU(approximate="tanh"), nn.Linear(inner, hidden))
-        self.post_attention_layernorm, self.ln_f = nn.LayerNorm(hidden), nn.LayerNorm(hidden)
-        self.lm_head = nn.Linear(hidden, vocab, bias=False)
-        self.lm_head.weight = self.word_embeddings.weight
-
-    def forward(self, input_ids, attention_mask):
-        x = self.embeddings_layernorm(self.word_embeddings(input_ids))
-        alibi = build_alibi_tensor(attention_mask, self.num_heads, x.dtype)
-        causal = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool, device=x.device).triu(1)
-        mask = causal[None, None] | (attention_mask == 0)[:, None, None, :]
-        x = x + self.attention(self.input_layernorm(x), alibi, mask)
-        return self.lm_head(self.ln_f(x + self.mlp(self.post_attention_layernorm(x))))
-
-
 class ParallelMultiQuery(nn.Module):
-    def __init__(self, dim, heads, dim_head, ff_inner):
+    def __init__(self, dim=14, heads=3, dim_head=5, ff_inner=11):
         super().__init__()
         attn_inner = heads * dim_head
         self.heads, self.scale = heads, dim_head**-0.5
@@ -348,32 +266,6 @@ class ParallelMultiQuery(nn.Module):
         return self.attn_out(out.permute(0, 2, 1, 3).reshape(b, n, -1)) + self.ff_out(F.silu(gate) * up)
 
 
-class T5Attention(nn.Module):
-    def __init__(self, d_model=11, n_heads=3, d_kv=5, num_buckets=8, max_distance=16):
-        super().__init__()
-        self.n_heads, self.d_kv, self.inner_dim = n_heads, d_kv, n_heads * d_kv
-        self.num_buckets, self.max_distance = num_buckets, max_distance
-        self.q, self.k = nn.Linear(d_model, self.inner_dim, bias=False), nn.Linear(d_model, self.inner_dim, bias=False)
-        self.v, self.o = nn.Linear(d_model, self.inner_dim, bias=False), nn.Linear(self.inner_dim, d_model, bias=False)
-        self.relative_attention_bias = nn.Embedding(num_buckets, n_heads)
-
-    def bucket(self, relative):
-        half, n = self.num_buckets // 2, torch.abs(relative)
-        exact = half // 2
-        large = exact + (torch.log(n.float() / exact) / math.log(self.max_distance / exact) * (half - exact)).long()
-        large = torch.min(large, torch.full_like(large, half - 1))
-        return (relative > 0).long() * half + torch.where(n < exact, n, large)
-
-    def forward(self, x):
-        b, t, _ = x.shape
-        q, k, v = (proj(x).view(b, -1, self.n_heads, self.d_kv).transpose(1, 2) for proj in (self.q, self.k, self.v))
-        position = torch.arange(t, device=x.device)
-        bias = self.relative_attention_bias(self.bucket(position[None, :] - position[:, None]))
-        scores = torch.matmul(q, k.transpose(3, 2)) + bias.permute([2, 0, 1]).unsqueeze(0)
-        out = torch.matmul(F.softmax(scores, dim=-1), v).transpose(1, 2).contiguous().view(b, -1, self.inner_dim)
-        return self.o(out)
-
-
 class BertLayer(nn.Module):
     def __init__(self, hidden, heads, inner):
         super().__init__()
@@ -382,11 +274,9 @@ class BertLayer(nn.Module):
         self.intermediate, self.output = nn.Linear(hidden, inner), nn.Linear(inner, hidden)
         self.attention_norm, self.output_norm = nn.LayerNorm(hidden), nn.LayerNorm(hidden)
 
-    def transpose_for_scores(self, x):
-        return x.view(*x.size()[:-1], self.heads, self.head_size).permute(0, 2, 1, 3)
-
     def forward(self, x, mask):
-        q, k, v = (self.transpose_for_scores(layer(x)) for layer in (self.query, self.key, self.value))
+        shape = (*x.size()[:-1], self.heads, self.head_size)
+        q, k, v = (layer(x).view(*shape).permute(0, 2, 1, 3) for layer in (self.query, self.key, self.value))
         scores = torch.matmul(q, k.transpose(-1, -2)) / math.sqrt(self.head_size) + mask
         context = torch.matmul(F.softmax(scores, dim=-1), v).permute(0, 2, 1, 3).contiguous()
         context = context.view(*context.size()[:-2], self.all_head_size)
@@ -413,16 +303,6 @@ class Bert(nn.Module):
         x = self.layer(x, mask)
         scores = self.decoder(self.transform_norm(F.gelu(self.transform(x)))) + self.bias
         return {"prediction": scores, "relationship": self.seq_relationship(torch.tanh(self.pooler(x[:, 0])))}
-
-
-def masked_tokens(vocabulary, length, **extra):
-    def make(n):
-        mask = torch.ones(n, length, dtype=torch.long)
-        mask[0, -2:] = 0
-        types = {name: torch.randint(high, (n, length)) for name, high in extra.items()}
-        return {"input_ids": torch.randint(vocabulary, (n, length)), **types, "attention_mask": mask}
-
-    return make
 
 
 class Translator(nn.Module):
@@ -499,7 +379,7 @@ class CrossModal(nn.Module):
 
 
 class RelativeAttention(nn.Module):
-    def __init__(self, d_model, n_head, d_head):
+    def __init__(self, d_model=10, n_head=3, d_head=5):
         super().__init__()
         self.n_head, self.d_head, self.scale = n_head, d_head, 1 / d_head**0.5
         self.qkv_net, self.r_net = nn.Linear(d_model, 3 * n_head * d_head), nn.Linear(d_model, n_head * d_head)
@@ -526,7 +406,7 @@ class RelativeAttention(nn.Module):
 
 
 class LinformerAttention(nn.Module):
-    def __init__(self, dim, seq_len, k, heads, dim_head):
+    def __init__(self, dim=14, seq_len=9, k=5, heads=3, dim_head=4):
         super().__init__()
         self.seq_len, self.heads, self.dim_head, self.k = seq_len, heads, dim_head, k
         self.to_q, self.to_k, self.to_v = (nn.Linear(dim, heads * dim_head, bias=False) for _ in range(3))
@@ -559,7 +439,7 @@ class FNet(nn.Module):
 
 
 class SparseMoE(nn.Module):
-    def __init__(self, dim, hidden, num_experts, top_k):
+    def __init__(self, dim=6, hidden=7, num_experts=3, top_k=2):
         super().__init__()
         self.num_experts, self.top_k = num_experts, top_k
         self.gate = nn.Linear(dim, num_experts, bias=False)
@@ -579,35 +459,29 @@ class SparseMoE(nn.Module):
         return final.reshape(b, t, d)
 
 
-class RWKVTimeMix(nn.Module):
-    def __init__(self, dim, attention):
+class Retention(nn.Module):
+    def __init__(self, dim=7, heads=2, key_dim=3, value_dim=5):
         super().__init__()
-        self.time_decay, self.time_first = (nn.Parameter(torch.randn(attention)) for _ in range(2))
-        self.time_mix_k, self.time_mix_v, self.time_mix_r = (nn.Parameter(torch.rand(1, 1, dim)) for _ in range(3))
-        self.time_shift = nn.ZeroPad2d((0, 0, 1, -1))
-        self.key, self.value, self.receptance = (nn.Linear(dim, attention, bias=False) for _ in range(3))
-        self.output = nn.Linear(attention, dim, bias=False)
+        self.heads, self.scaling = heads, key_dim**-0.5
+        self.q_proj, self.k_proj = (nn.Linear(dim, heads * key_dim, bias=False) for _ in range(2))
+        self.v_proj, self.g_proj = (nn.Linear(dim, heads * value_dim, bias=False) for _ in range(2))
+        self.group_norm, self.out_proj = nn.GroupNorm(heads, heads * value_dim), nn.Linear(heads * value_dim, dim)
+        self.register_buffer("decay", 1 - 2.0 ** (-5 - torch.arange(heads)))
 
     def forward(self, x):
-        xx = self.time_shift(x)
-        k = self.key(x * self.time_mix_k + xx * (1 - self.time_mix_k))
-        v = self.value(x * self.time_mix_v + xx * (1 - self.time_mix_v))
-        r = torch.sigmoid(self.receptance(x * self.time_mix_r + xx * (1 - self.time_mix_r)))
-        decay, outputs = -torch.exp(self.time_decay), torch.zeros_like(k)
-        aa, bb, pp = torch.zeros_like(k[:, 0]), torch.zeros_like(k[:, 0]), torch.full_like(k[:, 0], -1e38)
-        for t in range(x.shape[1]):
-            ww = self.time_first + k[:, t]
-            qq = torch.maximum(pp, ww)
-            e1, e2 = torch.exp(pp - qq), torch.exp(ww - qq)
-            outputs[:, t] = (e1 * aa + e2 * v[:, t]) / (e1 * bb + e2)
-            qq = torch.maximum(pp + decay, k[:, t])
-            e1, e2 = torch.exp(pp + decay - qq), torch.exp(k[:, t] - qq)
-            aa, bb, pp = e1 * aa + e2 * v[:, t], e1 * bb + e2, qq
-        return self.output(r * outputs)
+        b, t, _ = x.shape
+        q, k, v = (proj(x).view(b, t, self.heads, -1) for proj in (self.q_proj, self.k_proj, self.v_proj))
+        state, outputs = 0, []
+        for i in range(t):
+            kv = k[:, i, :, :, None] * self.scaling * v[:, i, :, None, :]
+            state = kv + self.decay.view(self.heads, 1, 1) * state
+            outputs.append(torch.sum(q[:, i, :, :, None] * state, dim=2))
+        out = self.group_norm(torch.stack(outputs, dim=1).reshape(b * t, -1)).view(b, t, -1)
+        return self.out_proj(F.silu(self.g_proj(x)) * out)
 
 
 class Mamba(nn.Module):
-    def __init__(self, d_model, d_inner, d_state, dt_rank, d_conv):
+    def __init__(self, d_model=6, d_inner=10, d_state=3, dt_rank=2, d_conv=4):
         super().__init__()
         self.d_inner, self.d_state, self.dt_rank = d_inner, d_state, dt_rank
         self.in_proj = nn.Linear(d_model, 2 * d_inner, bias=False)
@@ -642,12 +516,9 @@ class LSTMLanguageModel(nn.Module):
         self.decoder.weight = self.encoder.weight
         self.ntoken, self.nhid, self.nlayers = ntoken, nhid, nlayers
 
-    def init_hidden(self, bsz):
-        zeros = self.encoder.weight.new_zeros(self.nlayers, bsz, self.nhid)
-        return zeros, zeros
-
     def forward(self, tokens):
-        output, _ = self.rnn(self.drop(self.encoder(tokens)), self.init_hidden(tokens.size(1)))
+        zeros = self.encoder.weight.new_zeros(self.nlayers, tokens.size(1), self.nhid)
+        output, _ = self.rnn(self.drop(self.encoder(tokens)), (zeros, zeros))
         return F.log_softmax(self.decoder(self.drop(output)).view(-1, self.ntoken), dim=1)
 
 
@@ -727,7 +598,7 @@ class GRUCells(nn.Module):
 
 
 class QRNNLayer(nn.Module):
-    def __init__(self, inputs, hidden, window):
+    def __init__(self, inputs, hidden, window=2):
         super().__init__()
         self.window, self.conv = window, nn.Conv1d(inputs, 3 * hidden, window)
 
@@ -777,7 +648,7 @@ class TemporalBlock(nn.Module):
 
 
 class ConformerBlock(nn.Module):
-    def __init__(self, dim, heads, ff, inner):
+    def __init__(self, dim=8, heads=2, ff=11, inner=6):
         super().__init__()
         self.ff1, self.ff2 = (
             nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, ff), nn.SiLU(), nn.Linear(ff, dim)) for _ in range(2)
@@ -827,10 +698,11 @@ class CharacterCNN(nn.Module):
 
 
 def projected_lstm():
-    return Net(
-        lambda m, x: m.head(m.lstm(x)[0][:, -1]),
-        **{"lstm": nn.LSTM(5, 11, proj_size=4, batch_first=True), "head": nn.Linear(4, 3)},
-    )
+    def forward(m, x):
+        with warnings.catch_warnings(action="ignore"):  # that oneDNN cannot do projections
+            return m.head(m.lstm(x)[0][:, -1])
+
+    return Net(forward, lstm=nn.LSTM(5, 11, proj_size=4, batch_first=True), head=nn.Linear(4, 3))
 
 
 def tcn():
@@ -838,15 +710,7 @@ def tcn():
     return Net(lambda m, x: m.linear(m.network(x)[:, :, -1]), network=network, linear=nn.Linear(7, 4))
 
 
-def padded_tokens(length):
-    return lambda n: {
-        "x": torch.randint(17, (n, length)),
-        "src_key_padding_mask": torch.arange(length) >= torch.randint(1, length + 1, (n, 1)),
-    }
-
-
-def pairs(*sizes):
-    """Tokens of two languages; or lengths that come first, as recurrent networks like them."""
+def translation(*sizes):
     return lambda n: tuple(torch.randint(vocabulary, (n, length)) for vocabulary, length in sizes)
 
 
@@ -854,209 +718,178 @@ def time_first(vocabulary, length):
     return lambda n: (torch.randint(vocabulary, (length, n)),)
 
 
+def bert_text(length):
+    def make(n):
+        mask = (torch.arange(length) < torch.randint(1, length + 1, (n, 1))).long()
+        return torch.randint(29, (n, length)), torch.randint(2, (n, length)), mask
+
+    return make
+
+
+def padded_text(length):
+    return lambda n: (torch.randint(17, (n, length)), torch.arange(length) >= torch.randint(1, length + 1, (n, 1)))
+
+
+def pictures(regions, words):
+    return lambda n: (torch.randn(n, regions, 5), torch.randint(17, (n, words)))
+
+
+def of_lengths(longest):
+    return lambda n: (torch.randint(17, (n, longest)), torch.randint(1, longest + 1, (n,)))
+
+
 ARCHITECTURES = [
     zoo(
-        *("nanogpt", lambda: GPT(CausalSelfAttention, 23, 12, 3, 11, tied=True), tokens(23, 7)),
+        *("nanogpt", lambda: GPT(CausalSelfAttention, 23, 12, 3, 11, tied=True), tokens(23, 7), tokens(23, 11)),
         "wte.weight[1] wpe.weight[1] h.0.fn.c_attn.weight[0] h.0.fn.c_proj.weight[1] h.1.fn.0.weight[0] "
         f"h.1.fn.2.weight[1] ln_f.weight[0] wte.weight[0]=looks|output wpe.weight[0]={TABLE}",
-        tokens(23, 11),
     ),
     zoo(
-        *("nanogpt of one size", lambda: GPT(CausalSelfAttention, 9, 9, 3, 9), tokens(9, 9)),
+        *("nanogpt of one size", lambda: GPT(CausalSelfAttention, 9, 9, 3, 9), tokens(9, 9), None),
         "wte.weight[1] h.0.fn.c_attn.weight[0] h.1.fn.2.weight[1] h.2.norm.weight[0] lm_head.weight[1] "
         "wte.weight[0]=looks lm_head.weight[0]=output",
         batches=(3, 9),
     ),
     zoo(
-        *("mingpt", lambda: GPT(MaskedSelfAttention, 19, 10, 2, 9), tokens(19, 5)),
+        *("mingpt", lambda: GPT(MaskedSelfAttention, 19, 10, 2, 9), tokens(19, 5), tokens(19, 9)),
         "wte.weight[1] h.0.fn.key.weight[0] h.0.fn.value.weight[0] h.0.fn.proj.weight[1] h.3.fn.0.weight[0] "
         f"lm_head.weight[1] wpe.weight[0]={TABLE} wte.weight[0]=looks lm_head.weight[0]=output",
-        tokens(19, 9),
     ),
     zoo(
-        *("llama", llama, tokens(19, 5)),
-        "embed.weight[1] layers.0.fn.q_proj.weight[0] layers.0.fn.k_proj.weight[0] layers.0.fn.v_proj.weight[0] "
-        "layers.0.fn.o_proj.weight[1] layers.1.fn.gate_proj.weight[0] layers.1.fn.down_proj.weight[1] "
-        "layers.0.norm.weight[0] embed.weight[0]=looks head.weight[0]=output",
-        tokens(19, 8),
+        *("llama", model_of(19, 14, LlamaAttention, GatedMLP, norm=RMSNorm), tokens(19, 5), tokens(19, 8)),
+        "layers.0.fn.q_proj.weight[0] layers.0.fn.k_proj.weight[0] layers.0.fn.o_proj.weight[1] "
+        f"layers.1.fn.gate_proj.weight[0] layers.1.fn.down_proj.weight[1] layers.0.norm.weight[0] {MODEL}",
     ),
     zoo(
-        *("llama, complex rotation", LlamaReference, tokens(13, 5)),
+        *("llama, complex rotation", LlamaReference, tokens(13, 5), tokens(13, 8)),
         "attention.wq.weight[0] attention.wo.weight[1] feed_forward.fn.up_proj.weight[0] tok_embeddings.weight[1] "
         "output.weight[1] tok_embeddings.weight[0]=looks output.weight[0]=output",
-        tokens(13, 8),
     ),
     zoo(
-        *("gpt-neox", lambda: LanguageModel(23, 18, NeoXLayer(3, 6, 4, 11), NeoXLayer(3, 6, 4, 13)), tokens(23, 5)),
-        "layers.0.query_key_value.weight[0] layers.0.dense.weight[1] layers.1.mlp.0.weight[0] embed.weight[1] "
-        "head.weight[1] embed.weight[0]=looks head.weight[0]=output",
-        tokens(23, 8),
+        *("palm", model_of(17, 14, ParallelMultiQuery), tokens(17, 6), tokens(17, 9)),
+        "layers.0.fn.fused_proj.weight[0] layers.0.fn.attn_out.weight[1] layers.0.fn.ff_out.weight[1] "
+        f"layers.0.norm.weight[0] {MODEL}",
     ),
     zoo(
-        *("bloom", Bloom, masked_tokens(17, 6)),
-        "word_embeddings.weight[1] attention.query_key_value.weight[0] attention.dense.weight[1] mlp.0.weight[0] "
-        "mlp.2.weight[1] word_embeddings.weight[0]=looks|output",
-        masked_tokens(17, 9),
-    ),
-    zoo(
-        *("palm", lambda: LanguageModel(17, 14, Residual(14, ParallelMultiQuery(14, 3, 5, 11))), tokens(17, 6)),
-        "layers.0.fn.fused_proj.weight[0] layers.0.fn.attn_out.weight[1] layers.0.fn.ff_out.weight[1] embed.weight[1] "
-        "layers.0.norm.weight[0] embed.weight[0]=looks head.weight[0]=output",
-        tokens(17, 9),
-    ),
-    zoo(
-        *("t5", t5, tokens(17, 6)),
-        "layers.0.fn.q.weight[0] layers.0.fn.o.weight[1] layers.0.fn.relative_attention_bias.weight[1] "
-        "layers.1.fn.gate_proj.weight[0] layers.1.fn.down_proj.weight[1] embed.weight[1] embed.weight[0]=looks "
-        "layers.0.fn.relative_attention_bias.weight[0]=looks|data|number head.weight[0]=output",
-        tokens(17, 11),
-    ),
-    zoo(
-        *("bert", Bert, masked_tokens(29, 7, token_type_ids=2)),
+        *("bert", Bert, bert_text(7), bert_text(11)),
         "word_embeddings.weight[1] layer.query.weight[0] layer.value.weight[0] layer.dense.weight[1] "
-        "layer.intermediate.weight[0] layer.output.weight[1] pooler.weight[0] transform_norm.weight[0] "
-        f"word_embeddings.weight[0]=looks|output position_embeddings.weight[0]={TABLE} "
-        "token_type_embeddings.weight[0]=looks seq_relationship.weight[0]=output bias[0]=output",
-        masked_tokens(29, 11, token_type_ids=2),
+        "layer.intermediate.weight[0] pooler.weight[0] transform_norm.weight[0] word_embeddings.weight[0]=looks|output "
+        f"position_embeddings.weight[0]={TABLE} seq_relationship.weight[0]=output bias[0]=looks|output",
     ),
     zoo(
-        *("nn.Transformer", Translator, pairs((17, 6), (19, 5))),
+        *("nn.Transformer", Translator, translation((17, 6), (19, 5)), translation((17, 8), (19, 9))),
         "transformer.encoder.layers.0.linear1.weight[0] transformer.decoder.layers.0.linear2.weight[1] "
         "transformer.encoder.layers.0.self_attn.in_proj_weight[0] source.weight[1] target.weight[1] "
         "source.weight[0]=looks target.weight[0]=looks generator.weight[0]=output",
-        pairs((17, 8), (19, 9)),
     ),
     zoo(
-        *("nn.TransformerEncoder", TutorialTransformer, time_first(19, 7)),
+        *("nn.TransformerEncoder", TutorialTransformer, time_first(19, 7), time_first(19, 11)),
         "encoder.layers.0.linear1.weight[0] encoder.layers.1.linear2.weight[1] embedding.weight[1] "
         "encoder.layers.0.self_attn.out_proj.weight[1] embedding.weight[0]=looks linear.weight[0]=output",
-        time_first(19, 11),
     ),
     zoo(
-        *("nn.TransformerEncoder with padding", PaddedClassifier, padded_tokens(7)),
-        "encoder.layers.0.linear1.weight[0] encoder.layers.0.norm1.weight[0] embedding.weight[1] classifier.0.weight[0] "
-        "classifier.2.weight[1] embedding.weight[0]=looks classifier.2.weight[0]=output",
-        padded_tokens(10),
+        *("nn.TransformerEncoder, padded", PaddedClassifier, padded_text(7), padded_text(10)),
+        "encoder.layers.0.linear1.weight[0] encoder.layers.0.norm1.weight[0] embedding.weight[1] "
+        "classifier.0.weight[0] classifier.2.weight[1] embedding.weight[0]=looks classifier.2.weight[0]=output",
     ),
     zoo(
-        *("nn.TransformerDecoder", Captioner, lambda n: (torch.randn(n, 4, 5), torch.randint(17, (n, 6)))),
+        *("nn.TransformerDecoder", Captioner, pictures(4, 6), pictures(5, 9)),
         "features.weight[0] words.weight[1] positions[2] decoder.layers.0.linear1.weight[0] decoder.norm.weight[0] "
         f"features.weight[1]=input words.weight[0]=looks positions[1]={TABLE} head.weight[0]=output",
-        lambda n: (torch.randn(n, 5, 5), torch.randint(17, (n, 9))),
     ),
     zoo(
-        *("nn.MultiheadAttention", CrossModal, reals((4, 5), (6, 4), (6, 6))),
+        *("nn.MultiheadAttention", CrossModal, reals((4, 5), (6, 4), (6, 6)), reals((5, 5), (8, 4), (8, 6))),
         "query.weight[0] key.0.weight[0] attention.k_proj_weight[1] attention.q_proj_weight[0] head.weight[1] "
         "key.0.weight[1]=input query.weight[1]=input attention.v_proj_weight[1]=input head.weight[0]=output",
-        reals((5, 5), (8, 4), (8, 6)),
     ),
     zoo(
-        *("transformer-xl", lambda: LanguageModel(17, 10, Residual(10, RelativeAttention(10, 3, 5))), tokens(17, 6)),
+        *("transformer-xl", model_of(17, 10, RelativeAttention), tokens(17, 6), tokens(17, 9)),
         "layers.0.fn.qkv_net.weight[0] layers.0.fn.r_net.weight[0] layers.0.fn.r_w_bias[0] layers.0.fn.r_w_bias[1] "
-        "layers.0.fn.o_net.weight[1] embed.weight[1] embed.weight[0]=looks head.weight[0]=output",
-        tokens(17, 9),
+        f"layers.0.fn.o_net.weight[1] {MODEL}",
     ),
     zoo(
-        *("linformer", linformer, tokens(11, 9)),
-        "layers.0.fn.to_q.weight[0] layers.0.fn.to_v.weight[0] layers.0.fn.to_out.weight[1] layers.1.fn.0.weight[0] "
-        "embed.weight[1] layers.0.fn.proj_k[0]=input|data|output layers.0.fn.proj_k[1]=softmax "
-        "layers.0.fn.proj_v[1]=softmax embed.weight[0]=looks head.weight[0]=output",
+        *("linformer", model_of(11, 14, LinformerAttention), tokens(11, 9), None),
+        "layers.0.fn.to_q.weight[0] layers.0.fn.to_v.weight[0] layers.0.fn.to_out.weight[1] "
+        f"layers.0.fn.proj_k[1] layers.0.fn.proj_v[1] layers.0.fn.proj_k[0]=input|data|output {MODEL}",
     ),
     zoo(
-        *("fnet", FNet, tokens(13, 8)),
+        *("fnet", FNet, tokens(13, 8), tokens(13, 11)),
         "ff.fn.0.weight[0] ff.fn.0.bias[0] ff.fn.2.weight[1] embedding.weight[1]=fft norm.weight[0]=fft "
         f"ff.fn.0.weight[1]=fft position.weight[0]={TABLE} embedding.weight[0]=looks head.weight[0]=output",
-        tokens(13, 11),
     ),
     zoo(
-        *("sparse mixture of experts", lambda: LanguageModel(17, 6, Residual(6, SparseMoE(6, 7, 3, 2))), tokens(17, 5)),
-        "layers.0.fn.experts.0.gate_proj.weight[0] layers.0.fn.experts.1.up_proj.weight[0] "
-        "layers.0.fn.experts.2.down_proj.weight[1] embed.weight[1] layers.0.norm.weight[0] "
-        "layers.0.fn.gate.weight[0]=softmax|topk|number|one_hot embed.weight[0]=looks head.weight[0]=output",
-        tokens(17, 8),
+        *("sparse mixture of experts", model_of(17, 6, SparseMoE), tokens(17, 5), tokens(17, 8)),
+        "layers.0.fn.experts.0.gate_proj.weight[0] layers.0.fn.experts.2.down_proj.weight[1] layers.0.norm.weight[0] "
+        f"layers.0.fn.gate.weight[0]=softmax|topk|number|one_hot {MODEL}",
     ),
     zoo(
-        *("rwkv", lambda: LanguageModel(17, 6, Residual(6, RWKVTimeMix(6, 10))), tokens(17, 5)),
-        "layers.0.fn.time_decay[0] layers.0.fn.key.weight[0] layers.0.fn.receptance.weight[0] "
-        "layers.0.fn.output.weight[1] layers.0.fn.time_mix_k[2] embed.weight[1] embed.weight[0]=looks "
-        "head.weight[0]=output",
-        tokens(17, 8),
+        *("retnet", model_of(17, 7, Retention), tokens(17, 5), tokens(17, 8)),
+        "layers.0.fn.q_proj.weight[0] layers.0.fn.k_proj.weight[0] layers.0.fn.v_proj.weight[0] "
+        f"layers.0.fn.g_proj.weight[0] layers.0.fn.group_norm.weight[0] layers.0.fn.out_proj.weight[1] {MODEL}",
     ),
     zoo(
-        *("mamba", lambda: LanguageModel(17, 6, Residual(6, Mamba(6, 10, 3, 2, 4), RMSNorm)), tokens(17, 5)),
+        *("mamba", model_of(17, 6, Mamba, norm=RMSNorm), tokens(17, 5), tokens(17, 8)),
         "layers.0.fn.in_proj.weight[0] layers.0.fn.conv1d.weight[0] layers.0.fn.A_log[0] layers.0.fn.A_log[1] "
-        "layers.0.fn.x_proj.weight[1] layers.0.fn.dt_proj.weight[1] layers.0.fn.D[0] layers.0.fn.out_proj.weight[1] "
-        "layers.0.fn.conv1d.weight[2]=kernel|slides|cut|number embed.weight[0]=looks head.weight[0]=output",
-        tokens(17, 8),
+        f"layers.0.fn.x_proj.weight[1] layers.0.fn.dt_proj.weight[1] layers.0.fn.out_proj.weight[1] {MODEL}",
     ),
     zoo(
-        *("lstm language model", lambda: LSTMLanguageModel(17, 9, 2), time_first(17, 6)),
+        *("lstm language model", lambda: LSTMLanguageModel(17, 9, 2), time_first(17, 6), time_first(17, 8)),
         "rnn.weight_ih_l0[0] rnn.weight_hh_l0[1] rnn.weight_ih_l1[1] rnn.weight_hh_l1[0] rnn.bias_ih_l0[0] "
-        "encoder.weight[1] encoder.weight[0]=looks|output decoder.bias[0]=output",
-        time_first(17, 8),
+        "encoder.weight[1] encoder.weight[0]=looks|output decoder.bias[0]=looks|output",
     ),
     zoo(
-        *("packed gru", PackedGRU, lambda n: (torch.randint(17, (n, 6)), torch.randint(1, 7, (n,)))),
+        *("packed gru", PackedGRU, of_lengths(6), of_lengths(9)),
         "embedding.weight[1] gru.weight_hh_l0[0] gru.weight_hh_l0[1] gru.weight_ih_l0_reverse[1] fc.weight[1] "
         "embedding.weight[0]=looks fc.weight[0]=output",
-        lambda n: (torch.randint(17, (n, 9)), torch.randint(1, 10, (n,))),
     ),
     zoo(
-        *("projected lstm", projected_lstm, reals((6, 5))),
+        *("projected lstm", projected_lstm, reals((6, 5)), reals((9, 5))),
         "lstm.weight_ih_l0[0] lstm.weight_hr_l0[1] lstm.weight_hr_l0[0] lstm.weight_hh_l0[1] head.weight[1] "
         "lstm.weight_ih_l0[1]=input head.weight[0]=output",
-        reals((9, 5)),
     ),
     zoo(
-        *("seq2seq with attention", Seq2Seq, pairs((13, 6), (11, 4))),
+        *("seq2seq with attention", Seq2Seq, translation((13, 6), (11, 4)), translation((13, 8), (11, 5))),
         "source.weight[1] target.weight[1] encoder.weight_hh_l0[0] attention.Wa.weight[0] attention.Va.weight[1] "
         "decoder.weight_ih_l0[1] decoder.weight_hh_l0[1] out.weight[1] out.weight[0]=output source.weight[0]=looks",
-        pairs((13, 8), (11, 5)),
     ),
     zoo(
-        *("lstm by hand", lambda: HandwrittenLSTM(4, 4, 3), reals((4, 4))),
+        *("lstm by hand", lambda: HandwrittenLSTM(4, 4, 3), reals((4, 4)), reals((7, 4))),
         "x2h.weight[0] h2h.weight[0] h2h.weight[1] fc.weight[1] x2h.weight[1]=input fc.weight[0]=output",
-        *(reals((7, 4)), (4, 3)),
+        batches=(4, 3),
     ),
     zoo(
-        *("gru cells", GRUCells, reals((6, 5))),
+        *("gru cells", GRUCells, reals((6, 5)), reals((9, 5))),
         "first.weight_hh[0] first.weight_hh[1] second.weight_ih[1] second.weight_hh[1] head.weight[1] "
         "first.weight_ih[1]=input head.weight[0]=output",
-        reals((9, 5)),
     ),
     zoo(
-        *("qrnn", lambda: nn.Sequential(QRNNLayer(5, 7, 2), QRNNLayer(7, 6, 2), nn.Conv1d(6, 3, 1)), reals((5, 8))),
-        "0.conv.weight[0] 1.conv.weight[1] 1.conv.bias[0] 2.weight[1] 0.conv.weight[1]=input 2.weight[0]=output",
-        reals((5, 11)),
+        *("qrnn", lambda: nn.Sequential(QRNNLayer(5, 7), QRNNLayer(7, 6), nn.Conv1d(6, 3, 1)), reals((5, 8))),
+        *(reals((5, 11)), "0.conv.weight[0] 1.conv.weight[1] 2.weight[1] 0.conv.weight[1]=input 2.weight[0]=output"),
     ),
     zoo(
-        *("wavenet", WaveNet, reals((13, 16))),
+        *("wavenet", WaveNet, reals((13, 16)), reals((13, 20))),
         "start.weight[0] filters.0.weight[0] gates.1.weight[0] residuals.0.weight[1] skips.0.weight[0] "
         "end_1.weight[1] end_1.weight[0] start.weight[1]=input end_2.weight[0]=output",
-        reals((13, 20)),
     ),
     zoo(
-        *("temporal convolutions", tcn, reals((3, 10))),
+        *("temporal convolutions", tcn, reals((3, 10)), reals((3, 14))),
         "network.1.conv2.parametrizations.weight.original1[0] network.1.conv2.parametrizations.weight.original0[0] "
         "network.1.downsample.weight[0] linear.weight[1] network.0.downsample.weight[1]=input linear.weight[0]=output",
-        reals((3, 14)),
     ),
     zoo(
-        *("conformer", conformer, reals((7, 5))),
+        *("conformer", lambda: nn.Sequential(nn.Linear(5, 8), ConformerBlock(), nn.Linear(8, 3)), reals((7, 5))),
+        reals((11, 5)),
         "0.weight[0] 1.ff1.1.weight[0] 1.ff2.3.weight[1] 1.pointwise1.weight[0] 1.depthwise.weight[0] 1.bn.weight[0] "
         "1.pointwise2.weight[1] 2.weight[1] 0.weight[1]=input 2.weight[0]=output",
-        reals((11, 5)),
     ),
     zoo(
-        *("speech", SpeechCTC, lambda n: (torch.rand(n, 12, 20),)),
+        *("speech", SpeechCTC, lambda n: (torch.rand(n, 12, 20),), lambda n: (torch.rand(n, 12, 30),)),
         "conv.0.weight[0] conv.1.weight[0] conv.3.weight[0] rnn.weight_hh_l0[1] rnn.weight_ih_l0[0] "
         "rnn.weight_ih_l0[1] fc.weight[1] fc.weight[0]=output fc.bias[0]=output",
-        lambda n: (torch.rand(n, 12, 30),),
     ),
     zoo(
-        *("character cnn", CharacterCNN, tokens(26, 9)),
+        *("character cnn", CharacterCNN, tokens(26, 9), tokens(26, 12)),
         "embedding.weight[1] convs.0.weight[0] convs.2.weight[0] transform.weight[0] plain.weight[1] fc.weight[1] "
         "embedding.weight[0]=looks fc.weight[0]=output",
-        tokens(26, 12),
     ),
 ]

@@ -13,7 +13,7 @@ from growkit.structure.rules import (
     views,
 )
 from growkit.structure.rules.pointwise import pointwise
-from growkit.structure.rules.registry import RULES, Rule, refuse, rule
+from growkit.structure.rules.registry import RULES, Rule, is_pointwise, refuse, rule
 
 __all__ = [
     "RULES",
@@ -22,6 +22,7 @@ __all__ = [
     "contractions",
     "cuts",
     "indexing",
+    "is_pointwise",
     "making",
     "norms",
     "pointwise",

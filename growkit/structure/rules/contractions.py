@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from growkit.structure.dimensions import Symbol, product
+from growkit.structure.dimensions import Symbol, leaves, product
 from growkit.structure.roles import Axis
 from growkit.structure.rules.registry import rule
 
@@ -115,12 +115,16 @@ def dot(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
 @rule(aten.convolution)
 def convolution(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
     """Any convolution: contracts the input channels of each group; kernel and image are extents."""
-    x, weight, bias, *_, transposed, _output_padding, groups = args
+    x, weight, bias, stride, padding, _dilation, transposed, _output_padding, groups = args
     x_axes, weight_axes = tracer[x], tracer[weight]
     for axis in weight_axes[2:]:
         _extent(axis, "is the size of a convolution kernel")
-    for axis in x_axes[2:]:
-        tracer.freeze(axis, "slides over it")
+    image = [
+        _slide(tracer, axis, n, pointwise=kernel == step == 1 and edge == 0)
+        for axis, n, kernel, step, edge in zip(
+            x_axes[2:], out.shape[2:], weight.shape[2:], stride, padding, strict=True
+        )
+    ]
     work: tuple[Axis, ...]
     if groups == 1:
         inner, outer = (weight_axes[0], weight_axes[1]) if transposed else (weight_axes[1], weight_axes[0])
@@ -134,14 +138,22 @@ def convolution(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[s
     tracer.count(func, args, out, x_axes[0], *work)
     if bias is not None:
         tracer.same(channels, tracer[bias][0])
-        tracer.constrain("copies", x_axes[0])
-    reason = f"is the output extent of {tracer.where}"
-    tracer[out] = [x_axes[0], channels, *(tracer.extent(n, reason) for n in out.shape[2:])]
+        for axis in (x_axes[0], *image):
+            tracer.constrain("copies", axis)
+    tracer[out] = [x_axes[0], channels, *image]
+
+
+def _slide(tracer: Tracer, axis: Axis, size: int, *, pointwise: bool) -> Axis:
+    """Return the axis that a kernel makes of one that it slides over; a kernel of one entry leaves it as it is."""
+    if pointwise:
+        return axis
+    tracer.freeze(axis, "slides over it")
+    return tracer.extent(size, f"is the output extent of {tracer.where}")
 
 
 def _extent(axis: Axis, reason: str) -> None:
-    if isinstance(axis.expr, Symbol):
-        axis.expr.extent, axis.expr.frozen = True, reason
+    for symbol in leaves(axis.expr):
+        symbol.extent, symbol.frozen = True, reason
 
 
 def _grouped(

@@ -61,24 +61,29 @@ def split_rule(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[st
         raise ValueError("nothing to cut")
     axis = tracer[x][along]
     sizes = [piece.shape[along] for piece in out]
-    if _asked_for_a_number(tracer, sizes) and len(set(sizes)) == 1 and not is_data(axis.expr):
+    if _by_number(tracer) and len(set(sizes)) == 1 and not is_data(axis.expr):
         part = chop(axis.expr, len(sizes), tracer.where)
         if part is None:
             tracer.freeze(axis, "cuts through what cannot be cut")
     start = 0
-    for piece, size in zip(out, sizes, strict=True):
-        wanted = tracer.call.origin(size) if tracer.call is not None else None
-        _set_piece(tracer, x, along, start, piece, _WITHOUT if _asked_for_a_number(tracer, sizes) else wanted)
+    for piece, size, wanted in zip(out, sizes, _sizes_asked(tracer, sizes), strict=True):
+        _set_piece(tracer, x, along, start, piece, wanted)
         start += size
 
 
-_WITHOUT = None
-
-
-def _asked_for_a_number(tracer: Tracer, sizes: list[int]) -> bool:
+def _by_number(tracer: Tracer) -> bool:
     """Say whether the code gave the number of pieces, as `chunk` does, and not their sizes."""
     name = tracer.call.name if tracer.call is not None else ""
     return name in {"chunk", "tensor_split", "glu", "hsplit", "vsplit", "dsplit"}
+
+
+def _sizes_asked(tracer: Tracer, sizes: list[int]) -> list[Any]:
+    if tracer.call is None or _by_number(tracer):
+        return [None] * len(sizes)
+    given = [arg for arg in (*tracer.call.args, *tracer.call.kwargs.values()) if isinstance(arg, (list, tuple))]
+    if given and len(given[0]) == len(sizes):
+        return [tracer.call.own(n) for n in given[0]]
+    return [tracer.call.origin(n) for n in sizes]
 
 
 @rule(aten.slice)
@@ -90,18 +95,39 @@ def slice_rule(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[st
     if step != 1:
         _stride(tracer, x, along, step, out)
         return
-    start, stop, _ = slice(first, last).indices(x.shape[along])
+    start = slice(first, last).indices(x.shape[along])[0]
+    axis = tracer[x][along]
     if out.shape[along] == x.shape[along]:
         tracer[out] = tracer[x]
         return
     if out.shape[along] == 0:
         raise ValueError("nothing is left")
-    axis = tracer[x][along]
     if not is_data(axis.expr):
         for bound in {first, last} - {None, 0}:
             if -x.shape[along] < bound < x.shape[along]:
                 _bound(tracer, axis, bound)
-    _set_piece(tracer, x, along, start, out, _WITHOUT)
+    _set_piece(tracer, x, along, start, out, None)
+
+
+def full_slices(tracer: Tracer, x: Tensor, index: Any) -> None:
+    """Note the bounds of slices that cut nothing off yet, such as `x[:, : self.channels]`: torch skips them."""
+    axes = tracer.axes_of(x)
+    entries = index if isinstance(index, tuple) else (index,)
+    if axes is None or tracer.call is None or not any(isinstance(entry, slice) for entry in entries):
+        return
+    if any(not isinstance(entry, (slice, int, type(None), type(...))) for entry in entries):
+        return
+    places = sum(isinstance(entry, (slice, int)) for entry in entries)
+    position = 0
+    for entry in entries:
+        if entry is ...:
+            position += len(axes) - places
+        elif isinstance(entry, int):
+            position += 1
+        elif isinstance(entry, slice):
+            if entry.stop is not None and entry.stop == axes[position].expr.size and not entry.start:
+                tracer.sized(axes[position], tracer.call.own(entry.stop))
+            position += 1
 
 
 def _bound(tracer: Tracer, axis: Axis, bound: int) -> None:

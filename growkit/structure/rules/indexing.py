@@ -54,6 +54,7 @@ def index(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, An
 
 
 def _indexed(tracer: Tracer, x: Tensor, indices: Any, shape: Any) -> list[Axis]:
+    """Return the axes of `x[indices]`: those of the indices stand where the indexed ones stood, or in front."""
     axes = tracer[x]
     kept: list[tuple[int, Axis]] = []
     looked_up: list[int] = []
@@ -69,12 +70,29 @@ def _indexed(tracer: Tracer, x: Tensor, indices: Any, shape: Any) -> list[Axis]:
             tracer.freeze(axes[position], _BY_DATA)
             looked_up.append(position)
             position += 1
-    made = len(shape) - len(kept)
     adjacent = looked_up == list(range(looked_up[0], looked_up[-1] + 1))
-    front = looked_up[0] if adjacent and len(indices) else 0
+    front = looked_up[0] if adjacent else 0
     before = [axis for place, axis in kept if place < front]
     behind = [axis for place, axis in kept if place >= front]
-    return [*before, *(tracer.made(n) for n in shape[len(before) : len(before) + made]), *behind]
+    made = _broadcast(tracer, indices, shape[len(before) : len(shape) - len(behind)])
+    return [*before, *made, *behind]
+
+
+def _broadcast(tracer: Tracer, indices: Any, shape: Any) -> list[Axis]:
+    """Return the axes that several index tensors have together."""
+    made: list[Axis | None] = [None] * len(shape)
+    for each in indices:
+        if each is None or each.dtype in (torch.bool, torch.uint8):
+            continue
+        for position, axis in enumerate(tracer[each], start=len(shape) - each.dim()):
+            tracer.constrain("copies", axis)
+            if axis.expr.size != shape[position]:
+                tracer.freeze(axis, "repeats it along a longer axis")
+            elif (other := made[position]) is not None:
+                tracer.unify(other, axis)
+            else:
+                made[position] = axis
+    return [axis or tracer.made(n) for axis, n in zip(made, shape, strict=True)]
 
 
 @rule(aten.index_select)
@@ -166,7 +184,8 @@ def ordered(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, 
     for result in out if isinstance(out, (tuple, list)) else (out,):
         if result.dim() == len(axes):
             tracer[result] = [
-                tracer.made(n) if i in gone else axis for i, (n, axis) in enumerate(zip(result.shape, axes, strict=True))
+                tracer.made(n) if i in gone else axis
+                for i, (n, axis) in enumerate(zip(result.shape, axes, strict=True))
             ]
         else:
             tracer[result] = [axis for i, axis in enumerate(axes) if i not in gone]

@@ -23,12 +23,14 @@ aten = torch.ops.aten
 )
 def alike(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
     """Entries that are alike for all units: the sizes are what the code asked for."""
-    tracer[out] = [_asked(tracer, position, size, out.dim()) for position, size in enumerate(out.shape)]
+    call = tracer.call
+    asked = call.asked(out.dim()) if call is not None else None
+    if asked is None and call is not None:
+        asked = [call.origin(size) for size in out.shape]  # some sizes are no integers, but tensors
+    tracer[out] = [_asked(tracer, size, asked[i] if asked else None) for i, size in enumerate(out.shape)]
 
 
-def _asked(tracer: Tracer, position: int, size: int, dimensions: int) -> Axis:
-    asked = tracer.call.asked(dimensions) if tracer.call is not None else None
-    wanted = asked[position] if asked else None
+def _asked(tracer: Tracer, size: int, wanted: Any) -> Axis:
     expr = expression(wanted, tracer.where) if isinstance(wanted, Size) else None
     if expr is None or is_data(expr):
         return tracer.made(size)

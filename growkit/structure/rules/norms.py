@@ -116,8 +116,13 @@ def weight_norm(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[s
     dim = args[2] if len(args) > 2 else kwargs.get("dim", 0)
     axes = tracer[direction]
     tracer.same(axes[dim], tracer[gain][dim])
+    for axis in tracer[gain]:
+        if axis is not tracer[gain][dim]:
+            tracer.single(axis)
     tracer.normalised(direction, gain, dim)
     result, *saved = out if isinstance(out, (tuple, list)) else (out,)
     tracer[result] = axes
     for extra in saved:
-        tracer[extra] = [axis if axis.expr.size == n else tracer.made(n) for axis, n in zip(axes, extra.shape, strict=True)]
+        tracer[extra] = [
+            axis if axis.expr.size == n else tracer.made(n) for axis, n in zip(axes, extra.shape, strict=True)
+        ]

@@ -35,7 +35,10 @@ _LINEAR = {
 }
 _SUMS = {aten.add, aten.sub}
 # Pointwise, but not tagged so.
-_UNTAGGED = {aten._prelu_kernel, aten.hardswish, aten.hardswish_, aten.log_sigmoid_forward, aten.mish_}
+_UNTAGGED = {
+    *(aten._prelu_kernel, aten.hardswish, aten.hardswish_, aten.log_sigmoid_forward, aten.mish_),
+    *(aten.fake_quantize_per_tensor_affine_cachemask, aten._fake_quantize_per_tensor_affine_cachemask_tensor_qparams),
+}
 
 
 @rule(*_LINEAR)
@@ -133,10 +136,11 @@ def pointwise(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str
 
 def _linearity(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
     """Say how an operation treats shares: as "sum", "product", "quotient" or linear "image" of them, or not at all."""
-    if func._schema.is_mutable:
-        return ""  # a tensor that is written to has views elsewhere, whose roles would have to change with it
     packet = func.overloadpacket
     tensors = [isinstance(x, Tensor) and x.dim() > 0 for x in args]
+    if func._schema.is_mutable:
+        # A tensor that is written to has views elsewhere, whose roles would have to change with it.
+        return "image" if packet in {aten.mul_, aten.div_} and not any(tensors[1:]) else ""
     if packet in _SUMS and all(tensors):
         return "sum"
     if packet is aten.mul:

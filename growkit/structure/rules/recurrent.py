@@ -22,7 +22,9 @@ aten = torch.ops.aten
 @rule(torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu)
 def layers(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
     """Stacked recurrent layers over (time, batch, features), or packed (steps, features); several directions."""
-    packed = isinstance(args[1], Tensor) and isinstance(args[2], (tuple, list, Tensor)) and not args[1].is_floating_point()
+    packed = (
+        isinstance(args[1], Tensor) and isinstance(args[2], (tuple, list, Tensor)) and not args[1].is_floating_point()
+    )
     x, states, weights = (args[0], args[2], args[3]) if packed else args[:3]
     number, both = (args[5], args[8]) if packed else (args[4], args[7])
     directions = 2 if both else 1

@@ -49,18 +49,10 @@ def variance(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str,
 @rule(aten.amax, aten.amin, aten.max, aten.min, aten.any, aten.all)
 def extreme(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
     """An extreme is preserved by copies, not by new units. The position of it (max with an axis) is not."""
-    if isinstance(out, (tuple, list)):
-        _reduce(
-            tracer,
-            args,
-            kwargs,
-            out,
-            lambda axis: tracer.freeze(axis, "returns positions along it"),
-            linear=False,
-        )
-        return
 
     def reduced(axis: Axis) -> None:
+        if isinstance(out, (tuple, list)):
+            tracer.trap(out[1], axis, "returns positions along it")
         tracer.demand(require_copies, axis, "takes an extreme over the units")
         tracer.constrain("copies", axis)
 

@@ -7,16 +7,18 @@ it, or where it acts on each unit separately and the input copies its units.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 if TYPE_CHECKING:
     from growkit.structure.trace import Tracer
 
-__all__ = ["RULES", "Rule", "refuse", "rule"]
+__all__ = ["RULES", "Rule", "is_pointwise", "refuse", "rule"]
 
 Rule = Callable[["Tracer", Any, tuple[Any, ...], dict[str, Any], Any], None]
 
@@ -31,6 +33,19 @@ def rule(*operations: Any) -> Callable[[Rule], Rule]:
         return function
 
     return register
+
+
+@functools.cache
+def is_pointwise(operation: Any) -> bool:
+    """Say whether an operation acts on each entry by itself; torch tags those that do, but not all in-place forms."""
+    if torch.Tag.pointwise in operation.tags:
+        return True
+    namespace, _, name = operation._schema.name.partition("::")
+    if not (namespace == "aten" and operation._schema.is_mutable and name.endswith("_")):
+        return False
+    functional = getattr(torch.ops.aten, name[:-1], None)
+    overload = getattr(functional, operation._overloadname, None)
+    return overload is not None and torch.Tag.pointwise in overload.tags
 
 
 def refuse(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:

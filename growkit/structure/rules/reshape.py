@@ -21,7 +21,7 @@ aten = torch.ops.aten
 _MOST_SLOTS = 16
 
 
-@rule(aten.view, aten._unsafe_view, aten.reshape, aten.squeeze, aten.squeeze_, aten._reshape_alias, aten._reshape_copy)
+@rule(aten.view, aten._unsafe_view, aten.reshape, aten._reshape_alias, aten._reshape_copy)
 def view(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
     """Regroup the same entries."""
     if args[0].dtype != out.dtype:
@@ -29,7 +29,15 @@ def view(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any
     asked = tracer.call.asked(out.dim()) if tracer.call is not None else None
     wanted = [None if n is None or n == -1 else n for n in asked] if asked else [None] * out.dim()
     pending = list(tracer[args[0]])
-    result = [_take(tracer, pending, size, n) for size, n in zip(out.shape, wanted, strict=True)]
+    result: list[Axis] = []
+    while len(result) < out.dim():
+        before = list(pending)
+        taken = _take(tracer, pending, out.shape[len(result)], wanted[len(result)])
+        if taken is not None:
+            result.append(taken)
+        else:
+            pending = before
+            result.extend(_cross(tracer, pending, list(out.shape[len(result) :])))
     for axis in pending:  # what is left has one entry
         if not isinstance(axis.expr, Symbol) or not axis.expr.extent:
             tracer.freeze(axis, "drops it")
@@ -39,12 +47,36 @@ def view(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any
     tracer[out] = result
 
 
+@rule(aten.squeeze, aten.squeeze_)
+def squeeze(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+    """Drop axes of one entry."""
+    axes = tracer[args[0]]
+    dims = args[1] if len(args) > 1 else range(len(axes))
+    dropped = {dim % max(len(axes), 1) for dim in ([dims] if isinstance(dims, int) else dims)}
+    kept = []
+    for position, axis in enumerate(axes):
+        if position not in dropped or axis.expr.size != 1:
+            kept.append(axis)
+        elif not _is_extent(axis.expr):
+            tracer.freeze(axis, "drops it")
+    tracer[out] = kept
+
+
+@rule(aten.as_strided_)
+def restride(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+    """Give a tensor other strides; a pool to one pixel does that and changes nothing."""
+    axes = tracer[args[0]]
+    if [axis.expr.size for axis in axes] != list(out.shape):
+        raise ValueError("entries in another order")
+    tracer[out] = axes
+
+
 def _is_computed(wanted: Any) -> bool:
     return isinstance(wanted, Size) and isinstance(wanted.form, tuple)
 
 
-def _take(tracer: Tracer, pending: list[Axis], size: int, wanted: Any) -> Axis:
-    """Take as many factors off the front of the pending axes as make up `size` entries."""
+def _take(tracer: Tracer, pending: list[Axis], size: int, wanted: Any) -> Axis | None:
+    """Take as many factors off the front of the pending axes as make up `size` entries; None if they do not."""
     _drop_trivial(pending, size)
     if pending and pending[0].expr.size == size:
         return pending.pop(0)
@@ -54,13 +86,13 @@ def _take(tracer: Tracer, pending: list[Axis], size: int, wanted: Any) -> Axis:
         axis = pending.pop(0)
         room = size // total
         if size % total or (room % axis.expr.size and axis.expr.size % room):
-            return _give_up(tracer, [*taken, axis, *pending], pending, size)
+            return None
         if room % axis.expr.size == 0:
             taken.append(axis)
         else:
             halves = _halve(tracer, axis, room, literal=type(wanted) is int and total == 1)
             if halves is None:
-                return _give_up(tracer, [*taken, axis, *pending], pending, size)
+                return None
             taken.append(halves[0])
             pending.insert(0, halves[1])
         total *= taken[-1].expr.size
@@ -74,15 +106,19 @@ def _take(tracer: Tracer, pending: list[Axis], size: int, wanted: Any) -> Axis:
     return merged
 
 
-def _give_up(tracer: Tracer, axes: list[Axis], pending: list[Axis], size: int) -> Axis:
-    """Freeze the axes whose factors a view cuts across; what follows is of no known form."""
-    entries = 1
-    for axis in axes:
-        tracer.freeze(axis, "regroups it across its factors")
-        entries *= axis.expr.size
-    rest = entries // size
-    pending[:] = [tracer.extent(rest, f"was regrouped by {tracer.where}")] if rest > 1 else []
-    return tracer.extent(size, f"was regrouped by {tracer.where}")
+def _cross(tracer: Tracer, pending: list[Axis], sizes: list[int]) -> list[Axis]:
+    """Give up the fewest axes that a view regroups across their factors; what it makes of them is of no known form."""
+    made: list[Axis] = []
+    before = behind = 1
+    while before != behind or not made:
+        if before <= behind:
+            axis = pending.pop(0)
+            tracer.freeze(axis, "regroups it across its factors")
+            before *= axis.expr.size
+        else:
+            made.append(tracer.extent(sizes.pop(0), f"was regrouped by {tracer.where}"))
+            behind *= made[-1].expr.size
+    return made
 
 
 def _drop_trivial(pending: list[Axis], size: int) -> None:

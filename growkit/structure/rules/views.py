@@ -50,7 +50,10 @@ def unsqueeze(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str
 def expand(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
     """Repeat axes of one entry without copying."""
     axes = tracer[args[0]]
-    asked = tracer.call.asked(out.dim()) if tracer.call is not None else None
+    call = tracer.call
+    asked = call.asked(out.dim()) if call is not None else None
+    if call is not None and call.name == "expand_as":
+        asked = [Size(axis.expr.size, axis.expr, tracer.log) for axis in tracer[call.args[1]]]
     new = out.dim() - len(axes)
     result = [_repeated(tracer, n, asked[i] if asked else None) for i, n in enumerate(out.shape)]
     for position, axis in enumerate(axes):
