@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import pkgutil
@@ -10,6 +11,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from inspect import Parameter, Signature, signature
+from textwrap import shorten
 from typing import Any, NoReturn
 
 import torch
@@ -33,23 +35,19 @@ FORMAT = 1  # of the JSON document
 
 _LISTED = 8  # more arguments than that are no help in a message
 
-_SHAPE = '--input "2,3,224,224" for real numbers, "2,16:int:1000" for whole numbers below 1000, "2,16:bool"; name=... in front'
+_OPTIONS = ("--input", "--only", "--tree", "--json", "--positions")
+
+_TYPES = ("float", "int", "bool")
+
+_SHAPE = '--input "2,3,224,224" (real numbers), "2,16:int:1000" (whole ones below 1000), "2,16:bool" or "name=2,16"'
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the model, its inputs, and what to show."""
     parser.add_argument("model", help="a recipe, or package.module:factory (or :model) to import")
-    parser.add_argument(
-        "--input",
-        action="append",
-        default=[],
-        metavar="[NAME=]SIZES[:TYPE[:BOUND]]",
-        help='an input of an imported model, once for each: "2,3,224,224" (real numbers), "2,16:int:1000" (whole '
-        'numbers below 1000, such as token ids), "2,16:bool", "mask=2,16:bool" (by name)',
-    )
-    parser.add_argument(
-        "--only", action="append", default=[], metavar="PATTERN", help="only these widths, such as 'encoder.*'"
-    )
+    add = functools.partial(parser.add_argument, action="append", default=[])
+    add("--input", metavar="INPUT", help=f"an input of an imported model, once for each: {_SHAPE.partition(' ')[2]}")
+    add("--only", metavar="PATTERN", help="show only these widths, such as 'encoder.*'")
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--tree", action="store_true", help="show for each width what grows together")
     form.add_argument("--json", action="store_true", help="print one JSON document")
@@ -118,24 +116,18 @@ def _structure(options: argparse.Namespace) -> Structure:
     if ":" not in options.model or options.model.endswith((".yaml", ".yml")):
         if options.input:
             raise RecipeError(
-                "a recipe brings its own inputs",
-                seen=f"{options.model} --input {' --input '.join(options.input)}",
+                f"{options.model!r} is taken for a recipe, which brings its own inputs",
+                seen=f"--input {' --input '.join(options.input)}",
                 expected="package.module:factory with --input, or a recipe without",
-                advice=f"write {':'.join(options.model.rsplit('.', 1))!r} if you mean a model"
-                if "." in options.model and not options.model.endswith((".yaml", ".yml"))
-                else "leave --input out",
+                advice="put a colon before the name of the factory if you mean one, else leave --input out",
             )
         return trace_example(*_recipe(options.model, options.overrides))
     if options.overrides:
         raise RecipeError(
             "a factory takes no options of a recipe",
             seen=" ".join(options.overrides),
-            expected="the options of `growkit inspect`",
-            advice=suggestion(
-                options.overrides[0],
-                ["--input", "--only", "--tree", "--json", "--positions"],
-                otherwise="leave them out",
-            ),
+            expected=f"one of {', '.join(_OPTIONS)}",
+            advice=suggestion(options.overrides[0], _OPTIONS, otherwise="leave them out"),
         )
     with _current_folder():
         model = _factory(options.model)
@@ -201,7 +193,7 @@ def _no_model(name: str, seen: str, advice: str, cause: BaseException | None = N
 
 
 def _text(error: BaseException) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())
+    return shorten(f"{type(error).__name__}: {error}", 300, placeholder=" ...")
 
 
 def _signature(function: Any) -> Signature:
@@ -230,35 +222,34 @@ def _example(model: nn.Module, given: Sequence[str]) -> Example:
         if not equals:
             positional.append(_input(text, shape, model))
         elif not name.isidentifier() or name in named:
-            why = "is given twice" if name in named else "has a name that is none"
-            _no_input(f"--input {text!r} {why}", repr(name), "the name of an argument of forward, each once")
+            why = "is given twice" if name in named else "has no valid name"
+            _no_input(f"--input {text!r} {why}", repr(name), "write the name of an argument of forward, each once")
         else:
             named[name] = _input(text, shape, model)
     return _bound(model, positional, named)
 
 
 def _input(text: str, shape: str, model: nn.Module) -> Tensor:
-    """Make an input: deterministic, and of the kind and on the device of the model's own numbers."""
-    sizes, kind, bound = (*(part.strip() for part in shape.split(":", 2)), "", "")[:3]
-    what = f"--input {text!r} cannot be read"
-    if not all(size.strip().isdecimal() and int(size) for size in sizes.split(",")):
+    """Make an input: deterministic, and real ones of the type and on the device of the model's own numbers."""
+    parts = [part.strip() for part in shape.split(":")]
+    sizes, kind, bound, *_ = [*parts, *["", "float", "2"][len(parts) :]]
+    what, counts = f"--input {text!r} cannot be read", [size.strip() for size in sizes.split(",")]
+    if not all(count.isdecimal() and count.strip("0") for count in counts):
         _no_input(what, f"sizes {sizes!r}", "give whole numbers from 1 on, with commas between them")
-    if kind not in ("", "float", "int", "bool"):
-        _no_input(
-            what, f"type {kind!r}", suggestion(kind, ["float", "int", "bool"], otherwise="write int, float or bool")
-        )
-    if bound and (kind != "int" or not bound.isdecimal() or not int(bound)):
-        _no_input(what, f"bound {bound!r}", "a bound is for int: a whole number that is larger than every entry")
+    if kind not in _TYPES:
+        _no_input(what, f"type {kind!r}", suggestion(kind, _TYPES, otherwise="write int, float or bool"))
+    if parts[2:] and (kind != "int" or not bound.isdecimal() or not bound.strip("0") or parts[3:]):
+        _no_input(what, f"bound {':'.join(parts[2:])!r}", "a bound is for int: a number above every entry, from 1 on")
     numbers = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
     dice = torch.Generator().manual_seed(0)
-    shaped = [int(size) for size in sizes.split(",")]
     try:
-        if kind in ("", "float"):
+        shaped = [int(count) for count in counts]
+        if kind == "float":
             return torch.randn(shaped, generator=dice).to(numbers)
-        entries = torch.randint(int(bound or 2), shaped, generator=dice)
+        entries = torch.randint(int(bound), shaped, generator=dice)
         return entries.to(numbers.device, torch.bool if kind == "bool" else torch.int64)
-    except (RuntimeError, OverflowError, TypeError) as error:
-        _no_input(f"--input {text!r} cannot be made", _text(error), "give smaller sizes: a batch of 2 is enough")
+    except (RuntimeError, OverflowError, TypeError, ValueError) as error:
+        _no_input(f"--input {text!r} cannot be made", _text(error), "give smaller sizes: a batch of two is enough")
 
 
 def _no_input(what: str, seen: str, advice: str) -> NoReturn:
@@ -292,7 +283,7 @@ def _traced(model: nn.Module, example: Example) -> Structure:
             failure = error
     raise RecipeError(
         failure.what,
-        seen=" ".join(failure.seen.split()),
+        seen=shorten(failure.seen, 300, placeholder=" ..."),
         expected=f"inputs that the forward pass takes: {_SHAPE}",
         advice="compare the inputs with those the model is trained on; GROWKIT_TRACEBACK=1 shows where it failed",
     ) from failure

@@ -26,17 +26,18 @@ CHANGES = {
     "freely": "units can be copied, added and removed one by one",
     "equally": "only all units together, each copied equally often",
     "copies": "units can be added only as copies of others",
-    "outputs": "only new outputs can be added, on demand: growkit.Widen(..., output=True)",
+    "outputs": "only new ones, such as classes or words, and on demand: growkit.Widen(..., output=True)",
     "inexactly": "any change alters what the model computes: only with exact=False",
     "frozen": "cannot change",
 }
 
-_LEGEND = (
-    "incoming: slices that produce the units; outgoing: slices that consume them. "
-    "weight[1] x16: along axis 1 of the weight, each unit has 16 positions. "
-    "layers.{0..3}: every one of them. "
-    "sets: attributes that follow, beside those of plain layers such as out_features."
-)
+_TERMS = {
+    "incoming": "slices that produce the units",
+    "outgoing": "slices that consume them",
+    "sets": "attributes that follow, beside those of plain layers such as out_features",
+    "weight[1] x16": "each unit has 16 positions along axis 1 of the weight",
+    "layers.{0..3}": "all of these layers",
+}
 
 # Layers whose attributes say nothing that their slices do not say.
 _PLAIN = {
@@ -147,7 +148,7 @@ def show_table(structure: Structure, facts: Sequence[Facts], console: Console) -
     console.print(_summary(structure), soft_wrap=False)
     if not facts:
         return
-    table = Table(box=SIMPLE, header_style="bold", pad_edge=False)
+    table = Table(box=SIMPLE, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("width", overflow="fold")
     for title in ("units", "params/unit", "FLOPs/unit"):
         table.add_column(title, justify="right", no_wrap=True)
@@ -178,9 +179,9 @@ def _show_reasons(change: str, meaning: str, facts: Sequence[Facts], console: Co
         return
     console.print(Text.assemble((change, "bold"), f": {meaning}"))
     for why, names in reasons.items():
-        console.print(Padding(Text(", ".join(name for name, _ in gather(names))), (0, 0, 0, 2)))
+        console.print(Padding(Text(", ".join(name for name, _ in gather(names))), (0, 0, 0, 2), expand=False))
         for reason in why:
-            console.print(Padding(Text(reason, style="dim"), (0, 0, 0, 4)))
+            console.print(Padding(Text(reason, style="dim"), (0, 0, 0, 4), expand=False))
     console.print()
 
 
@@ -213,19 +214,23 @@ def show_tree(structure: Structure, facts: Sequence[Facts], console: Console) ->
         follow = [a for a in entry.attributes if not a.plain]
         _add(branch, "sets", _by_module((f"{a.owner}.{a.name}".lstrip("."), a.name) for a in follow))
     console.print(tree)
-    if facts:
-        console.print(Text(_LEGEND, style="dim"))
+    present = {entry.change for entry in facts}
+    legend = Table.grid(padding=(0, 2))
+    for term, meaning in (_TERMS | CHANGES).items() if facts else ():
+        if term in present or term in _TERMS:
+            legend.add_row(Text(term, style="dim"), Text(meaning, style="dim"))
+    console.print(Padding(legend, (1, 0, 0, 0), expand=False))
 
 
 def _label(facts: Facts) -> Text:
     width, cost = facts.width, facts.cost
     label = Text.assemble(
-        (width.name, "dim" if width.frozen else "bold"), f"  {width.size:,} unit{'s' * (width.size != 1)}, "
+        (width.name, "dim" if width.frozen else "bold"), f"  {width.size:,} unit{'s' * (width.size != 1)}"
     )
-    label.append(facts.change if facts.change == "freely" else f"{facts.change}: {CHANGES[facts.change]}")
+    label.append(f", {facts.change}\na unit: {cost.parameters:,} parameters, {_short(cost.flops)} FLOPs")
     for reason in facts.reasons:
-        label.append(f"\n{reason}", style="dim")
-    return label.append(f"\na unit: {cost.parameters:,} parameters, {_short(cost.flops)} FLOPs")
+        label.append(f"\n{facts.change}: {reason}", style="dim")
+    return label
 
 
 def _shown(piece: Slice) -> str:

@@ -143,6 +143,8 @@ def _divide_factors(factors: Sequence[Expr], front: int, where: str) -> tuple[Ex
     head: list[Expr] = []
     for index, factor in enumerate(factors):
         if front == 1:
+            if factor.size == 1:
+                freeze(factor, f"{where} cuts beside its one entry, on no telling which side")
             return product(head), product(factors[index:])
         if front % factor.size == 0:
             head.append(factor)

@@ -241,10 +241,10 @@ def same_size(a: Expr, b: Expr) -> bool:
 
 
 def _polynomial(expr: Expr) -> dict[tuple[int, ...], int]:
-    """Return the size as a sum of products of symbols: by sorted symbols, how often; data count as numbers."""
+    """Return the size as a sum of products of symbols: by sorted symbols, how often; what cannot change is a number."""
     expr = resolve(expr)
     if isinstance(expr, Symbol):
-        return {(): expr.size} if expr.extent else {(id(expr),): 1}
+        return {(): expr.size} if expr.extent or expr.frozen else {(id(expr),): 1}
     if isinstance(expr, Product):
         result = {(): 1}
         for factor in expr.factors:

@@ -77,7 +77,7 @@ def _is_computed(wanted: Any) -> bool:
 
 def _take(tracer: Tracer, pending: list[Axis], size: int, wanted: Any) -> Axis | None:
     """Take as many factors off the front of the pending axes as make up `size` entries; None if they do not."""
-    _drop_trivial(pending, size)
+    _drop_trivial(tracer, pending, size)
     if pending and pending[0].expr.size == size:
         return pending.pop(0)
     taken: list[Axis] = []
@@ -121,9 +121,16 @@ def _cross(tracer: Tracer, pending: list[Axis], sizes: list[int]) -> list[Axis]:
     return made
 
 
-def _drop_trivial(pending: list[Axis], size: int) -> None:
-    """Skip data axes of one entry; a width of one unit stays, to be merged or matched."""
-    while pending and pending[0].expr.size == 1 and size != 1 and _is_extent(pending[0].expr):
+def _drop_trivial(tracer: Tracer, pending: list[Axis], size: int) -> None:
+    """Skip data axes of one entry. A width of one unit stays, to be merged or matched, where the code itself regroups.
+
+    Where an operation regroups by itself, as a linear layer merges leading axes, nothing tells whether one entry went
+    to the axis before or to the one behind.
+    """
+    merges = tracer.call is None or tracer.call.name in {"view", "reshape", "flatten", "unflatten"}
+    while pending and pending[0].expr.size == 1 and size != 1 and (_is_extent(pending[0].expr) or not merges):
+        if not _is_extent(pending[0].expr):
+            tracer.freeze(pending[0], "merges its one entry with other axes")
         pending.pop(0)
 
 
