@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["ResNet18", "Transformer"]
+__all__ = ["ResNet18", "ResNet50", "ResNet152", "Transformer", "example"]
 
 
 class BasicBlock(nn.Module):
@@ -47,6 +49,69 @@ class ResNet18(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (N, 1000) of images (N, 3, H, W)."""
         return self.head(self.blocks(self.stem(images)).mean((2, 3)))
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3 and 1x1 convolutions, the middle one a quarter as wide, with a shortcut."""
+
+    def __init__(self, before: int, after: int, stride: int) -> None:
+        super().__init__()
+        middle = after // 4
+        self.conv1 = nn.Conv2d(before, middle, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(middle)
+        self.conv2 = nn.Conv2d(middle, middle, 3, stride, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(middle)
+        self.conv3 = nn.Conv2d(middle, after, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(after)
+        self.shortcut = nn.Sequential()
+        if stride != 1 or before != after:
+            self.shortcut = nn.Sequential(nn.Conv2d(before, after, 1, stride, bias=False), nn.BatchNorm2d(after))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the block's output, (N, after, H / stride, W / stride)."""
+        y = F.relu(self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x))))))
+        return F.relu(self.bn3(self.conv3(y)) + self.shortcut(x))
+
+
+class BottleneckResNet(nn.Module):
+    """A residual network of bottlenecks for ImageNet, with the stride in the 3x3 convolutions.
+
+    Args:
+        depths: number of blocks in each of the four stages.
+    """
+
+    def __init__(self, depths: Sequence[int]) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, 64, 7, 2, 3, bias=False), nn.BatchNorm2d(64), nn.ReLU(), nn.MaxPool2d(3, 2, 1)
+        )
+        blocks: list[nn.Module] = []
+        before = 64
+        for stage, depth in enumerate(depths):
+            after = 256 * 2**stage
+            for index in range(depth):
+                blocks.append(Bottleneck(before, after, 2 if stage and not index else 1))
+                before = after
+        self.blocks = nn.Sequential(*blocks)
+        self.head = nn.Linear(before, 1000)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits (N, 1000) of images (N, 3, H, W)."""
+        return self.head(self.blocks(self.stem(images)).mean((2, 3)))
+
+
+class ResNet50(BottleneckResNet):
+    """ResNet-50 for ImageNet: 25.6 million parameters."""
+
+    def __init__(self) -> None:
+        super().__init__((3, 4, 6, 3))
+
+
+class ResNet152(BottleneckResNet):
+    """ResNet-152 for ImageNet: 60.2 million parameters."""
+
+    def __init__(self) -> None:
+        super().__init__((3, 8, 36, 3))
 
 
 class TransformerBlock(nn.Module):

@@ -6,7 +6,7 @@ one fires in the training loop.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pluggy
@@ -45,6 +45,26 @@ def growkit_select(candidates: Sequence[Candidate], budget: Budget, context: Con
 
     Fires after all proposals are in and priced. Returns the chosen ones, possibly none, or None to leave the choice
     to the next plugin and finally to growkit.
+    """
+
+
+@hookspec
+def growkit_rules() -> Mapping[Any, Callable[..., None]] | None:
+    """Teach growkit operations that it does not know.
+
+    Fires when a model is traced. Returns rules by operation: an overload packet such as `torch.ops.mine.twist`, or a
+    torch function as it is called from Python. A rule is called with `(tracer, operation, args, kwargs, out)` once the
+    operation has run; it relates the axes of the inputs and sets those of every output, see `docs/concepts.md`.
+    """
+
+
+@hookspec
+def growkit_resize_module(module: nn.Module, changes: Mapping[str, ParamChange]) -> None:
+    """Set attributes of a module that repeat sizes and that its forward pass does not read as such.
+
+    Fires for every module some of whose own parameters, buffers or plain tensors were replaced, while an edit is made
+    and before it is verified; `changes` has them by their name within the module. Attributes may be set, tensors may
+    not be touched; if the edit fails, the attributes come back.
     """
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ import pluggy
 from growkit import hookspecs
 from growkit.errors import GrowkitError, PluginError, suggestion
 
-__all__ = ["Plugin", "PluginInfo", "Plugins"]
+__all__ = ["Plugin", "PluginInfo", "Plugins", "installed"]
 
 _PREFIX = hookspecs.PROJECT + "_"
 _HOOKS = [name for name in vars(hookspecs) if name.startswith(_PREFIX)]
@@ -133,6 +134,10 @@ class Plugins:
                     break
         return results
 
+    def rules(self) -> dict[Any, Any]:
+        """Return the dimension rules of all plugins, by operation."""
+        return {operation: rule for _, table in self.call("growkit_rules") for operation, rule in table.items()}
+
     def implement(self, hook: str) -> bool:
         """Say whether any plugin has this hook."""
         return any(hook in info.hooks for info in self)
@@ -185,6 +190,12 @@ class Plugins:
         self._manager.check_pending()
         self._plugins.append(plugin)
         self._info[id(plugin)] = PluginInfo(name, distribution, tuple(marked))
+
+
+@functools.cache
+def installed() -> Plugins:
+    """Return the installed plugins, for calls outside a run that has plugins of its own."""
+    return Plugins()
 
 
 def _check_hooks(plugin: object, label: str) -> list[str]:

@@ -34,11 +34,8 @@ TAKES_OVERRIDES = True
 FORMAT = 1  # of the JSON document
 
 _LISTED = 8  # more arguments than that are no help in a message
-
 _OPTIONS = ("--input", "--only", "--tree", "--json", "--positions")
-
 _TYPES = ("float", "int", "bool")
-
 _SHAPE = '--input "2,3,224,224" (real numbers), "2,16:int:1000" (whole ones below 1000), "2,16:bool" or "name=2,16"'
 
 
@@ -259,10 +256,12 @@ def _no_input(what: str, seen: str, advice: str) -> NoReturn:
 def _bound(model: nn.Module, positional: list[Tensor], named: dict[str, Tensor]) -> Example:
     """Match the inputs with the arguments of forward; those of a mixture are all given by name."""
     known = _signature(model.forward)
-    words = [name for name, argument in known.parameters.items() if argument.kind is Parameter.POSITIONAL_OR_KEYWORD]
+    kinds = {name: argument.kind for name, argument in known.parameters.items()}
+    places = [name for name, kind in kinds.items() if kind is Parameter.POSITIONAL_OR_KEYWORD]
+    words = [*places, *(name for name, kind in kinds.items() if kind is Parameter.KEYWORD_ONLY)]
     try:
         known.bind(*positional, **named)
-        if named and len(positional) > len(words):
+        if named and len(positional) > len(places):
             raise TypeError("inputs without a name beside inputs with one")
     except TypeError as error:
         unknown = next((name for name in named if name not in words), "")
@@ -272,7 +271,7 @@ def _bound(model: nn.Module, positional: list[Tensor], named: dict[str, Tensor])
             expected=f"--input for its arguments: {', '.join(words[:_LISTED])}{', ...' * (len(words) > _LISTED)}",
             advice=suggestion(unknown, words, otherwise="--input NAME=SIZES gives an input by its name"),
         ) from error
-    return dict(zip(words, positional, strict=False)) | named if named else tuple(positional)
+    return dict(zip(places, positional, strict=False)) | named if named else tuple(positional)
 
 
 def _traced(model: nn.Module, example: Example) -> Structure:

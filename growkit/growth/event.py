@@ -173,7 +173,9 @@ def _note(
     context: Context, chosen: Sequence[Candidate], change: Change, before: dict[str, Any], example: Example
 ) -> dict[str, Any]:
     deepened = any(isinstance(edit, Deepen) for edit in change.edits)
-    structure = trace_example(context.structure.model, example) if deepened else context.structure
+    structure = (
+        trace_example(context.structure.model, example, context.structure.plugins) if deepened else context.structure
+    )
     return {
         "step": context.step,
         "epoch": context.epoch,

@@ -187,7 +187,7 @@ class Growth(pl.Callback):
         example = to_device(self._example, pl_module.device)
         seed = self._seed * 1_000_003 + trainer.global_step
         context = Context(
-            trace_example(pl_module, example),
+            trace_example(pl_module, example, self.plugins),
             self.journal,
             step=trainer.global_step,
             epoch=trainer.current_epoch,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from inspect import Parameter, signature
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -11,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from growkit import randomness
+from growkit.errors import StructureError
 from growkit.structure.guard import WriteGuard
 
-__all__ = ["Example", "call", "evaluation", "tensors_in"]
+__all__ = ["Example", "call", "evaluation", "joined", "tensors_in"]
 
 Example = Sequence[Any] | Mapping[str, Any]
 
@@ -22,14 +24,18 @@ _OPAQUE = (str, bytes, int, float, type, nn.Module, ModuleType, FunctionType, Me
 
 
 def tensors_in(value: Any) -> list[Tensor]:
-    """Return the tensors inside nested containers, data classes and plain objects, in order, each once."""
+    """Return the tensors inside nested containers, data classes and plain objects, in order, each once.
+
+    A cache of keys and values, as decoders return it for their next call, is state and no output: it is left out. Such
+    objects are known by the name of their class, which ends in "Cache".
+    """
     found: dict[int, Tensor] = {}
     seen: set[int] = set()
 
     def visit(value: Any) -> None:
         if isinstance(value, Tensor):
             found.setdefault(id(value), value)
-        elif id(value) not in seen and not isinstance(value, _OPAQUE):
+        elif id(value) not in seen and not isinstance(value, _OPAQUE) and not type(value).__name__.endswith("Cache"):
             seen.add(id(value))
             if isinstance(value, Mapping):
                 children: Any = value.values()
@@ -47,6 +53,32 @@ def tensors_in(value: Any) -> list[Tensor]:
 def call(model: nn.Module, example: Example) -> Any:
     """Call the model with positional inputs (a tuple) or keyword inputs (a dict)."""
     return model(**example) if isinstance(example, Mapping) else model(*example)
+
+
+def joined(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Example:
+    """Return positional and keyword inputs as one example: by keyword where there are both kinds.
+
+    Raises:
+        StructureError: some positional inputs have no name.
+    """
+    if not (args and kwargs):
+        return dict(kwargs) or args
+    bound = signature(model.forward).bind(*args, **kwargs)
+    named: dict[str, Any] = {}
+    for name, value in bound.arguments.items():
+        kind = bound.signature.parameters[name].kind
+        if kind is Parameter.VAR_KEYWORD:
+            named |= value
+        elif kind in (Parameter.VAR_POSITIONAL, Parameter.POSITIONAL_ONLY):
+            raise StructureError(
+                f"positional and keyword inputs of {type(model).__name__} cannot be put together",
+                seen=f"{name!r}, which takes inputs by position only",
+                expected="positional inputs that have a name, beside keyword inputs",
+                advice="give all inputs by keyword, or all by position",
+            )
+        else:
+            named[name] = value
+    return named
 
 
 @contextmanager

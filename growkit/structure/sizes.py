@@ -66,7 +66,8 @@ class Size(int):
 
     def _combine(self, operation: str, left: Any, right: Any, value: Any) -> Any:
         if isinstance(value, int):
-            return Size(value, (operation, left, right), self.log)
+            adds_nothing = value == int.__int__(self) and operation in {"sum", "difference"}
+            return self if adds_nothing else Size(value, (operation, left, right), self.log)
         self.log.note_read(self)  # the other operand is no integer
         return value
 

@@ -7,19 +7,18 @@ import math
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from inspect import signature
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from growkit.errors import StructureError, suggestion
+from growkit.plugins import Plugins, installed
 from growkit.structure.dimensions import Route, Symbol, freeze, leaves, squared
-from growkit.structure.forward import Example, tensors_in
+from growkit.structure.forward import Example, joined, tensors_in
 from growkit.structure.mirrors import Mirror
 from growkit.structure.positions import evaluate, multiplicity, unit_positions
 from growkit.structure.roles import Axis, Roles
-from growkit.structure.rules import Rule
 from growkit.structure.tensors import named_tensors
 from growkit.structure.trace import Tracer, trace_model
 
@@ -83,6 +82,11 @@ class Width:
         return self.symbol.reason
 
     @property
+    def open_ended(self) -> str | None:
+        """Why units can only be added on demand (`Widen(..., output=True)`), or None."""
+        return self.symbol.open_ended
+
+    @property
     def uniform(self) -> str | None:
         """Why all units must be copied equally often, or None."""
         return self.symbol.uniform
@@ -101,6 +105,7 @@ class Structure:
 
     Attributes:
         model: the traced model.
+        plugins: whose rules took part, and who resize modules of their own.
         widths: every width by name, in forward order; frozen ones included, with their reason.
         axes: the axes of each parameter and buffer that the forward pass used, by qualified name.
         roles: which axes copy and which share.
@@ -111,8 +116,9 @@ class Structure:
         gains: the directions of weight norms, their gains, and the axis that the gain runs over.
     """
 
-    def __init__(self, model: nn.Module, tracer: Tracer, samples: int) -> None:
+    def __init__(self, model: nn.Module, tracer: Tracer, samples: int, plugins: Plugins) -> None:
         self.model = model
+        self.plugins = plugins
         names = {id(tensor): name for name, tensor in named_tensors(model).items()}
         self.mirrors: Sequence[Mirror] = tracer.mirrors
         self.dtypes: Set[torch.dtype] = tracer.dtypes
@@ -227,11 +233,12 @@ class Structure:
                     if not symbol.extent:
                         slices.setdefault(symbol, []).extend(self._slices(name, position, axis, symbol))
         names: dict[Symbol, str] = {}
+        hidden = [name for name, module in self.model.named_modules() if getattr(module, "keeps_names", False)]
         sides = {symbol: self._sides(symbol, found) for symbol, found in slices.items()}
         # Growable widths choose first, so that `features.3` means the channels it makes, not those it receives.
         for symbol in sorted(slices, key=lambda symbol: symbol.reason is not None):
             incoming, _ = sides[symbol]
-            names[symbol] = _free_name((*incoming, *slices[symbol]), set(names.values()))
+            names[symbol] = _free_name((*incoming, *slices[symbol]), set(names.values()), hidden)
         for symbol, (incoming, outgoing) in sides.items():
             yield Width(
                 name=names[symbol],
@@ -259,17 +266,30 @@ def _is_fixed(tensor: Tensor) -> bool:
     return not isinstance(tensor, nn.Parameter)
 
 
-def _free_name(pieces: tuple[Slice, ...], taken: set[str]) -> str:
-    """Return the module of the first slice, else its parameter, else that with the axis and primes behind it."""
-    first = pieces[0]
-    names = [first.parameter.rpartition(".")[0] or first.parameter]
-    for piece in pieces:
-        names += [piece.parameter] * (piece.axis == 0) + [f"{piece.parameter}[{piece.axis}]"]
+def _free_name(pieces: tuple[Slice, ...], taken: set[str], hidden: Sequence[str]) -> str:
+    """Return the module of the first slice, else its parameter, else that with the axis and primes behind it.
+
+    Args:
+        pieces: slices of the width.
+        taken: names of other widths.
+        hidden: containers that were put in place of a module; what stands first in them keeps its former name.
+    """
+    known = [_former(piece.parameter, hidden) for piece in pieces]
+    names = [known[0].rpartition(".")[0] or known[0]]
+    for piece, parameter in zip(pieces, known, strict=True):
+        names += [parameter] * (piece.axis == 0) + [f"{parameter}[{piece.axis}]"]
     for primes in itertools.count():
         for name in names if not primes else names[2:] or names[-1:]:
             if name + "'" * primes not in taken:
                 return name + "'" * primes
     raise AssertionError("there is always one more prime")
+
+
+def _former(parameter: str, hidden: Sequence[str]) -> str:
+    for container in reversed(hidden):
+        if parameter.startswith(f"{container}.0."):
+            parameter = container + parameter[len(container) + 2 :]
+    return parameter
 
 
 def trace(model: nn.Module, *args: Any, **kwargs: Any) -> Structure:
@@ -291,19 +311,18 @@ def trace(model: nn.Module, *args: Any, **kwargs: Any) -> Structure:
 
     Cost: one forward pass in evaluation mode plus some microseconds an operation; no activations are kept.
     """
-    if args and kwargs:
-        kwargs = dict(signature(model.forward).bind(*args, **kwargs).arguments)
-    return trace_example(model, kwargs or args)
+    return trace_example(model, joined(model, args, kwargs))
 
 
-def trace_example(model: nn.Module, example: Example, rules: Mapping[Any, Rule] | None = None) -> Structure:
+def trace_example(model: nn.Module, example: Example, plugins: Plugins | None = None) -> Structure:
     """Do what `trace` does, with the inputs as one value: a tuple of positional or a dict of keyword inputs.
 
     Args:
         model: see `trace`.
         example: the inputs.
-        rules: for operations that growkit does not know, by operation; see `growkit_rules`.
+        plugins: whose rules to use beside those of growkit; the installed ones if None.
     """
-    tracer = trace_model(model, example, rules)
+    plugins = plugins or installed()
+    tracer = trace_model(model, example, plugins.rules())
     samples = next((tensor.shape[0] for tensor in tensors_in(example) if tensor.dim()), 1)
-    return Structure(model, tracer, max(samples, 1))
+    return Structure(model, tracer, max(samples, 1), plugins)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -120,11 +120,13 @@ class Change:
         edits: the edits, those of one width joined.
         parameters: one entry for each parameter and buffer that changed, by qualified name.
         moved: largest change of the model's output on the probe, relative to its scale.
+        renamed: new names of parameters and buffers that moved into a container, by their names in `parameters`.
     """
 
     edits: tuple[Edit, ...]
     parameters: Mapping[str, ParamChange]
     moved: float = 0.0
+    renamed: Mapping[str, str] = field(default_factory=dict)
 
     def carry(self, tensor: Tensor, parameter: str, *, like: Like = "weight") -> Tensor:
         """Bring a tensor shaped like a parameter along; one whose parameter did not change is returned as it is.

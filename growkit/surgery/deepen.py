@@ -4,42 +4,50 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
 from growkit import randomness
 from growkit.errors import SurgeryError
 
-__all__ = ["Deepen", "ResidualBlock", "insert_block"]
+__all__ = ["Deepen", "Deepened", "ResidualBlock", "insert_block", "set_children"]
 
 
 @dataclass(frozen=True)
 class Deepen:
-    """Insert a residual block after a module; it starts as the identity, so the function is preserved.
+    """Insert a block after a module; it starts as the identity, so the function is preserved.
 
-    The block computes `x + W2 relu(W1 x)` with `W2 = 0`. It joins the `nn.Sequential` that holds the module, under
-    a key of its own, so that the keys of existing parameters stay as they are.
+    With `residual`, the block computes `x + W2 relu(W1 x)` with `W2 = 0`; without, it is one layer that starts as the
+    identity matrix or kernel. In an `nn.Sequential` it joins the sequence under a key of its own, and the keys of
+    existing parameters stay as they are. Elsewhere the module moves into a container that stands in its place, and
+    `NAME.key` becomes `NAME.0.key`: `Change.renamed` and `Journal.replay` tell. Widths keep their names.
 
     Args:
-        after: qualified name of a module inside an `nn.Sequential`.
+        after: qualified name of a module that returns a single tensor.
         kind: "linear" acts on the last axis, "conv1d", "conv2d" and "conv3d" on axis 1 with kernels of 3.
         size: number of features that the module puts out along that axis, at least 1.
-        hidden: number of hidden units of the block; `size` if None.
+        hidden: number of hidden units of a residual block; `size` if None.
+        residual: whether the block is a residual branch.
+
+    Source: Chen, Goodfellow and Shlens, Net2Net (2016), arXiv:1511.05641, for the layer without a residual branch.
     """
 
     after: str
     kind: str
     size: int
     hidden: int | None = None
+    residual: bool = True
 
     def __post_init__(self) -> None:
         sizes = [self.size] if self.hidden is None else [self.size, self.hidden]
         whole = all(isinstance(size, int) and size >= 1 for size in sizes)
-        if not isinstance(self.after, str) or self.kind not in _LAYERS or not whole:
+        fits = self.residual or self.hidden is None
+        if not isinstance(self.after, str) or self.kind not in _LAYERS or not whole or not fits:
             raise SurgeryError(
                 f"{self} describes no block",
-                seen=f"kind={self.kind!r}, size={self.size}, hidden={self.hidden}",
-                expected=f"a kind among {', '.join(_LAYERS)} and sizes of at least 1",
+                seen=f"kind={self.kind!r}, size={self.size}, hidden={self.hidden}, residual={self.residual}",
+                expected=f"a kind among {', '.join(_LAYERS)}, sizes of at least 1, and `hidden` for residual blocks only",
                 advice="`size` is the number of features of the module's output",
             )
 
@@ -77,44 +85,106 @@ _LAYERS: dict[str, tuple[type[nn.Module], dict[str, int]]] = {
 }
 
 
-def insert_block(model: nn.Module, edit: Deepen, seed: int) -> tuple[nn.Sequential, list[tuple[str, nn.Module]], str]:
-    """Insert the block; return the sequence, its former children (to roll back) and the name of the block.
+class Deepened(nn.Module):
+    """A module and the block inserted after it, in place of the module; other attributes are those of the module.
+
+    Args:
+        module: the module.
+        block: the block.
+    """
+
+    keeps_names = True
+
+    def __init__(self, module: nn.Module, block: nn.Module) -> None:
+        super().__init__()
+        # Not `add_module`: it would refuse names that are attributes of the module.
+        self._modules.update({"0": module, "1": block})
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Return what the block makes of the module's output."""
+        return self._modules["1"](self._modules["0"](*args, **kwargs))  # type: ignore[misc]
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("0"), name)
+
+
+def identity_layer(kind: str, size: int) -> nn.Module:
+    """Return a layer that computes the identity."""
+    layer, options = _LAYERS[kind]
+    made = layer(size, size, **options)
+    if isinstance(made, nn.Linear):
+        nn.init.eye_(made.weight)
+    else:
+        nn.init.dirac_(made.weight)
+    nn.init.zeros_(made.bias)
+    return made
+
+
+class Insertion(NamedTuple):
+    """Where a block went.
+
+    Attributes:
+        parent: the module whose children changed.
+        children: its former children, to roll back.
+        name: qualified name of the block.
+        renamed: former prefix and new prefix of the names of existing tensors, or None if they stay.
+    """
+
+    parent: nn.Module
+    children: list[tuple[str, nn.Module | None]]
+    name: str
+    renamed: tuple[str, str] | None
+
+
+def insert_block(model: nn.Module, edit: Deepen, seed: int) -> Insertion:
+    """Insert the block.
 
     Raises:
-        SurgeryError: there is no such module, or it does not stand in an `nn.Sequential`.
+        SurgeryError: there is no such module.
     """
     path, _, key = edit.after.rpartition(".")
     modules = dict(model.named_modules())
     parent, module = modules.get(path), modules.get(edit.after)
-    if not isinstance(parent, nn.Sequential) or module is None or module is model:
+    if parent is None or module is None or module is model:
         raise SurgeryError(
             f"cannot insert a block after {edit.after!r}",
-            seen="no such module" if module is None or module is model else f"it stands in a {type(parent).__name__}",
-            expected="a module inside an nn.Sequential",
-            advice="name a child of an nn.Sequential as in `model.named_modules()`",
+            seen="the model itself" if module is model else "no such module",
+            expected="a module inside the model",
+            advice="name one as in `model.named_modules()`",
         )
+    block = _block(edit, module, model, seed)
     before = list(parent._modules.items())
-    new_key = key + "_deeper"
-    while new_key in parent._modules:
-        new_key += "_deeper"
+    if isinstance(parent, nn.Sequential):
+        new_key = key + "_deeper"
+        while new_key in parent._modules:
+            new_key += "_deeper"
+        pairs = [pair for item in before for pair in ((item, (new_key, block)) if item[0] == key else (item,))]
+        set_children(parent, pairs)
+        return Insertion(parent, before, f"{path}.{new_key}".lstrip("."), None)
+    container = Deepened(module, block)
+    container.training = module.training
+    set_children(parent, [(name, container if name == key else child) for name, child in before])
+    return Insertion(parent, before, f"{edit.after}.1", (edit.after + ".", f"{edit.after}.0."))
+
+
+def _block(edit: Deepen, module: nn.Module, model: nn.Module, seed: int) -> nn.Module:
+    """Return the block on the device and in the precision of what it follows."""
     with randomness.isolated(seed):
-        block = ResidualBlock(edit.kind, edit.size, edit.hidden or edit.size)
-    reference = next(module.parameters(), next(model.parameters(), None))
+        if edit.residual:
+            block: nn.Module = ResidualBlock(edit.kind, edit.size, edit.hidden or edit.size)
+        else:
+            block = identity_layer(edit.kind, edit.size)
+    real = (p for p in (*module.parameters(), *model.parameters()) if p.is_floating_point())
+    reference = next(real, None)
     if reference is not None:
         block.to(device=reference.device, dtype=reference.dtype)
-    block.train(module.training)
-    set_children(
-        parent,
-        [pair for item in before for pair in ((item, (new_key, block)) if item[0] == key else (item,))],
-    )
-    return (
-        parent,
-        [(name, child) for name, child in before if child is not None],
-        f"{path}.{new_key}".lstrip("."),
-    )
+    return block.train(module.training)
 
 
-def set_children(parent: nn.Sequential, children: Sequence[tuple[str, nn.Module | None]]) -> None:
-    """Give a sequence exactly these children, in this order."""
+def set_children(parent: nn.Module, children: Sequence[tuple[str, nn.Module | None]]) -> None:
+    """Give a module exactly these children, in this order."""
     parent._modules.clear()
-    parent._modules.update(children)  # type: ignore[arg-type]
+    parent._modules.update(children)

@@ -56,6 +56,8 @@ class Widen:
         width: name of the width.
         copies: units to copy, each in 0..size-1; a unit named twice is copied twice.
         new: number of new units, at least 0.
+        output: the width is one that only grows on demand: what the model puts out (the classes of a classifier), or
+            the rows of a table that data choose (a vocabulary). What was there before stays as it is.
 
     Source: Chen, Goodfellow and Shlens, Net2Net (2016), arXiv:1511.05641, there with random choice of `copies`.
     """
@@ -63,6 +65,7 @@ class Widen:
     width: str
     copies: tuple[int, ...] = ()
     new: int = 0
+    output: bool = False
 
     def __post_init__(self) -> None:
         _normalise(self, "copies")
@@ -86,6 +89,13 @@ class Widen:
             SurgeryError: the edit does not fit the width.
         """
         _check_units(self, width, self.copies, "copies")
+        if self.output and not width.open_ended:
+            raise SurgeryError(
+                f"{self} asks for outputs where there are none",
+                seen=f"width {width.name!r}, which is no output of the model and no table that data look up",
+                expected="output=True only for widths that grow on demand",
+                advice="leave `output` out",
+            )
         if exact:
             self._check_exact(width)
 
@@ -227,7 +237,7 @@ def merge(edits: Iterable[Edit]) -> list[Edit]:
         if before is None:
             merged[key] = edit
         elif isinstance(before, Widen) and isinstance(edit, Widen):
-            merged[key] = replace(before, copies=before.copies + edit.copies, new=before.new + edit.new)
+            merged[key] = _joined(before, edit)
         else:
             raise SurgeryError(
                 f"two edits of {key!r} cannot be made at once",
@@ -236,6 +246,10 @@ def merge(edits: Iterable[Edit]) -> list[Edit]:
                 advice="apply them one after the other",
             )
     return list(merged.values())
+
+
+def _joined(before: Widen, edit: Widen) -> Widen:
+    return Widen(before.width, before.copies + edit.copies, before.new + edit.new, before.output or edit.output)
 
 
 def check_edits(structure: Structure, edits: Sequence[Edit], *, exact: bool) -> None:
@@ -249,15 +263,23 @@ def check_edits(structure: Structure, edits: Sequence[Edit], *, exact: bool) -> 
         if isinstance(edit, Deepen):
             continue
         width = structure[edit.width]
-        if width.frozen:
+        reason = _obstacle(width, edit, exact=exact)
+        if reason is not None:
             raise SurgeryError(
                 f"width {edit.width!r} is frozen and cannot change",
                 seen=str(edit),
                 expected="a width that can change: "
                 + (", ".join(w.name for w in structure.growable) or "there is none"),
-                advice=f"it is frozen because it {width.frozen}",
+                advice=f"it is frozen because it {reason}",
             )
         edit.check(width, exact=exact)
+
+
+def _obstacle(width: Width, edit: Widen | Narrow, *, exact: bool) -> str | None:
+    """Return why a width cannot take this edit, or None."""
+    symbol = width.symbol
+    on_demand = isinstance(edit, Widen) and edit.output
+    return symbol.frozen or (None if on_demand else symbol.open_ended) or (symbol.inexact if exact else None)
 
 
 def _normalise(edit: Widen | Narrow, field: str) -> None:

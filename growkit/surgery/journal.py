@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from growkit.errors import SurgeryError
+from growkit.plugins import Plugins
 from growkit.structure import trace_example
 from growkit.structure.forward import Example
 from growkit.surgery.apply import Operation
@@ -88,21 +89,30 @@ class Journal:
             raise _unreadable(f"format {version!r}")
         return cls(Entry(tuple(edit_from_dict(edit) for edit in edits), note) for edits, note in entries)
 
-    def replay(self, model: nn.Module, *, example: Example) -> None:
+    def replay(self, model: nn.Module, *, example: Example, plugins: Plugins | None = None) -> dict[str, str]:
         """Give a freshly built model the recorded structure; its weights are to be loaded afterwards.
 
         Args:
             model: built as the recorded one was before its first edit.
             example: inputs for the trace, see `growkit.apply`.
+            plugins: whose rules and modules take part; the installed ones if None.
+
+        Returns:
+            The new names of parameters and buffers that `Deepen` moved into a container, by their names in the fresh
+            model.
 
         Raises:
             SurgeryError: an edit does not fit the model. The edits before it stay applied.
 
         Cost: a trace and two forward passes for each entry, and the copies that the edits need.
         """
+        renamed: dict[str, str] = {}
         for entry in self.entries:
             # Traced anew each time: a size of 1 may mean something else than the size before.
-            Operation(trace_example(model, example), example, exact=False).perform(entry.edits)
+            change = Operation(trace_example(model, example, plugins), example, exact=False).perform(entry.edits)
+            moved = dict(change.renamed)
+            renamed = {name: moved.pop(now, now) for name, now in renamed.items()} | moved
+        return renamed
 
 
 def _unreadable(seen: str) -> SurgeryError:

@@ -68,6 +68,22 @@ def shifted_view(m: nn.Module, x: Tensor) -> Tensor:
     return x.view(-1, 6).relu()
 
 
+def asserted(m: nn.Module, x: Tensor) -> Tensor:
+    if x.shape[1] != 6:
+        raise RuntimeError("six units, please")
+    return x.relu()
+
+
+def halved(m: nn.Module, x: Tensor) -> Tensor:
+    return x if x.shape[1] == 6 else x / 2
+
+
+WRITTEN = {
+    "what": "width '0' is frozen and cannot change",
+    "seen": "Widen(width='0'",
+    "advice": "gives its size as the number 6: take it from a shape or an attribute instead",
+}
+
 DOES_NOT_RUN = {
     "what": "leaves a model that does not run",
     "seen": "RuntimeError",
@@ -97,19 +113,20 @@ FAILURES = {
         *(Widen("4.1", (0,)), "width '4.1' is frozen and cannot change", "Widen(width='4.1'", "0, 3"),
         *("is axis 1 of the model's output",),
     ),
-    "a size in a view": Failure(Widen("0", (0,)), **DOES_NOT_RUN, middle=shifted_view),
-    "a size in a view that divides": Failure(Widen("0", range(6)), **DOES_NOT_RUN, middle=shifted_view),
-    "a size in a slice": Failure(Widen("0", (0,)), **DOES_NOT_RUN, middle=lambda m, x: x[:, :6].relu()),
-    "a size in a norm": Failure(Widen("0", range(6)), **DOES_NOT_RUN, middle=lambda m, x: F.layer_norm(x, (6,))),
+    "a size in a view": Failure(Widen("0", (0,)), **WRITTEN, middle=shifted_view),
+    "a size in a view that divides": Failure(Widen("0", range(6)), **WRITTEN, middle=shifted_view),
+    "a size in a slice": Failure(Widen("0", (0,)), **WRITTEN, middle=lambda m, x: x[:, :6].relu()),
+    "a size in a norm": Failure(Widen("0", range(6)), **WRITTEN, middle=lambda m, x: F.layer_norm(x, (6,))),
     "a number of groups": Failure(
-        *(
-            Widen("0", range(2)),
-            "changes what the model computes",
-            "the output on the example moved by",
-            "at most 1e-04",
-        ),
-        *("look for sizes written as numbers",),
+        *(Widen("0.weight", range(2)), "width '0.weight' is frozen and cannot change", "Widen(width='0.weight'"),
+        advice="gives its size as the number 2",
         middle=lambda m, x: F.group_norm(x, 2),
+    ),
+    "a size in a comparison": Failure(Widen("0", (0,)), **DOES_NOT_RUN, middle=asserted),
+    "a size that decides": Failure(
+        *(Widen("0", (0,)), "changes what the model computes", "the output on the example moved by", "at most 1e-04"),
+        *("look for sizes written as numbers",),
+        middle=halved,
     ),
     "uneven copies under a layer norm": Failure(
         *(Widen("0", (0, 1)), "would change what the model computes", "units copied [0, 1] times"),
@@ -152,11 +169,11 @@ FAILURES = {
     ),
     "a block after nothing": Failure(
         *(Deepen("4.7", "linear", 2), "cannot insert a block after '4.7'", "no such module"),
-        *("a module inside an nn.Sequential", "model.named_modules()"),
+        *("a module inside the model", "model.named_modules()"),
     ),
     "a block after the model itself": Failure(Deepen("", "linear", 2), "cannot insert a block after ''"),
-    "a block outside a sequence": Failure(
-        *(Deepen("2.norm", "linear", 6), "cannot insert a block after '2.norm'", "it stands in a Apply"),
+    "a block of the wrong size outside a sequence": Failure(
+        *(Deepen("2.norm", "linear", 5), "leaves a model that does not run", "mat1 and mat2", "", ""),
         middle=lambda m, x: m.norm(x),
         parts={"norm": lambda: nn.BatchNorm1d(6)},
     ),
@@ -296,7 +313,7 @@ def test_a_refused_removal_does_not_freeze_its_width_for_other_edits():
 
 
 def test_a_width_that_fails_its_probe_says_so_in_its_structure():
-    model, _ = lived_in(lambda m, x: x[:, :6].relu())
+    model, _ = lived_in(asserted)
     inputs = example()
     structure = trace_example(model, inputs)
     with pytest.raises(SurgeryError):

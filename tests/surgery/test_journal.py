@@ -53,8 +53,16 @@ def test_a_journal_survives_the_way_through_json():
 def test_a_journal_is_plain_data():
     data = json.loads(JOURNAL.to_json())
     assert data["growkit_journal"] == 1
-    assert data["entries"][0]["edits"][0] == {"edit": "widen", "width": "0", "copies": [0, 2, 2], "new": 1}
-    assert data["entries"][1]["edits"] == [{"edit": "deepen", "after": "0", "kind": "conv2d", "size": 8, "hidden": 2}]
+    widened, deepened = data["entries"][0]["edits"][0], data["entries"][1]["edits"]
+    assert widened == {"edit": "widen", "width": "0", "copies": [0, 2, 2], "new": 1, "output": False}
+    assert deepened == [
+        {"edit": "deepen", "after": "0", "kind": "conv2d", "size": 8, "hidden": 2, "residual": True},
+    ]
+
+
+def test_a_journal_of_before_new_fields_is_read_with_their_defaults():
+    entry = {"edits": [{"edit": "widen", "width": "0", "copies": [1], "new": 0}], "note": {}}
+    assert Journal.from_json(json.dumps({"growkit_journal": 1, "entries": [entry]})).edits == (Widen("0", (1,)),)
 
 
 def test_an_empty_journal_is_a_journal():

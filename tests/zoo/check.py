@@ -3,17 +3,36 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 import growkit
 from growkit.structure.forward import tensors_in
 from zoo.architecture import Architecture, Inputs
 
-__all__ = ["call", "doubled", "edits_of", "inputs_of", "model_of", "moved", "structure_of"]
+__all__ = [
+    "attributes",
+    "call",
+    "doubled",
+    "edits_of",
+    "inputs_of",
+    "model_of",
+    "moved",
+    "names_of_tensors",
+    "probes_of",
+    "shrunk",
+    "step",
+    "structure_of",
+    "tolerance",
+    "wrong_sizes",
+]
+
+
+# ------------------------------------------------------------------ models and inputs
 
 
 def model_of(architecture: Architecture) -> nn.Module:
@@ -54,14 +73,40 @@ def inputs_of(architecture: Architecture, *, batch: int | None = None, longer: b
     return doubled(make(batch or architecture.batches[0]))
 
 
+def probes_of(architecture: Architecture) -> list[Inputs]:
+    """The example, another batch size, and inputs of another length where the network takes them."""
+    probes = [inputs_of(architecture, batch=batch) for batch in architecture.batches]
+    return [*probes, inputs_of(architecture, longer=True)] if architecture.longer else probes
+
+
+# ------------------------------------------------------------------ running
+
+
+def run(model: nn.Module, inputs: Inputs) -> list[Tensor]:
+    return tensors_in(model(**inputs) if isinstance(inputs, Mapping) else model(*inputs))
+
+
 def call(model: nn.Module, inputs: Inputs) -> list[Tensor]:
     with torch.no_grad():
-        output = model(**inputs) if isinstance(inputs, Mapping) else model(*inputs)
-    return [tensor.clone() for tensor in tensors_in(output)]
+        return [tensor.clone() for tensor in run(model, inputs)]
+
+
+def step(model: nn.Module, inputs: Inputs, optimizer: Optimizer) -> set[str]:
+    """Descend the sum of all outputs once; the parameters that have a finite gradient, by name."""
+    optimizer.zero_grad()
+    outputs = [tensor for tensor in run(model, inputs) if tensor.requires_grad]
+    sum(tensor[tensor.isfinite()].abs().sum() for tensor in outputs).backward()
+    optimizer.step()
+    return {n for n, p in model.named_parameters() if p.grad is not None and bool(p.grad.isfinite().all())}
 
 
 def structure_of(model: nn.Module, inputs: Inputs) -> growkit.Structure:
     return growkit.trace(model, **inputs) if isinstance(inputs, Mapping) else growkit.trace(model, *inputs)
+
+
+def tolerance(structure: growkit.Structure) -> float:
+    """How far the outputs may move, relative to their scale: some models compute in float32 whatever they are given."""
+    return 1e-5 if structure.dtypes & {torch.float32, torch.complex64} else 1e-9
 
 
 def moved(before: list[Tensor], after: list[Tensor]) -> float:
@@ -78,8 +123,108 @@ def moved(before: list[Tensor], after: list[Tensor]) -> float:
     return max(distances)
 
 
+# ------------------------------------------------------------------ edits
+
+
 def edits_of(width: growkit.Width) -> Iterator[tuple[str, growkit.Widen]]:
     everyone = tuple(range(width.size))
     yield "uniform", growkit.Widen(width.name, everyone)
     if not width.uniform:
         yield "uneven", growkit.Widen(width.name, (width.size - 1, 0, 0))
+
+
+def shrunk(edit: growkit.Widen, size: int) -> growkit.Narrow:
+    """What takes back the copies that an edit added to a width of some size."""
+    return growkit.Narrow(edit.width, remove=tuple(range(size, size + len(edit.copies))), into=edit.copies)
+
+
+# ------------------------------------------------------------------ what a model consists of
+
+
+def names_of_tensors(model: nn.Module) -> set[frozenset[str]]:
+    """For every tensor the places where it stands; several, if it is tied."""
+    places: dict[int, set[str]] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        held = {**vars(module), **module._parameters, **module._buffers}
+        held.update({f"{key}.{n}": v for key, vs in vars(module).items() if type(vs) is list for n, v in enumerate(vs)})
+        for key, value in held.items():
+            if isinstance(value, Tensor):
+                places.setdefault(id(value), set()).add(f"{name}.{key}")
+    return set(map(frozenset, places.values()))
+
+
+def attributes(model: nn.Module) -> dict[str, Any]:
+    """Every number and every sequence of numbers that modules and their configurations hold, with its exact type."""
+    found = {}
+    for name, module in model.named_modules():
+        configurations = {key: value for key, value in vars(module).items() if hasattr(value, "__dict__")}
+        for prefix, owner in {"": module, **configurations}.items():
+            for key, value in vars(owner).items():
+                if isinstance(value, (bool, int, float)):
+                    found[f"{name}.{prefix}.{key}"] = type(value), value
+                elif isinstance(value, (tuple, list)):
+                    found[f"{name}.{prefix}.{key}"] = [(type(n), n) for n in value if isinstance(n, (int, float))]
+    return found
+
+
+def _linear(m: nn.Linear) -> tuple[Any, Any]:
+    return [m.out_features, m.in_features], list(m.weight.shape)
+
+
+def _convolution(m: nn.modules.conv._ConvNd) -> tuple[Any, Any]:
+    here = [m.out_channels, m.in_channels // m.groups]
+    if m.transposed:
+        here = [m.in_channels, m.out_channels // m.groups]
+    return [*here, *m.kernel_size], list(m.weight.shape)
+
+
+def _batch_norm(m: nn.modules.batchnorm._NormBase) -> tuple[Any, Any]:
+    tensors = [t for t in (m.weight, m.running_mean) if t is not None]
+    return [(m.num_features,)] * len(tensors), [tuple(t.shape) for t in tensors]
+
+
+def _norm(m: nn.LayerNorm | nn.RMSNorm) -> tuple[Any, Any]:
+    return None if m.weight is None else m.normalized_shape, m.weight if m.weight is None else tuple(m.weight.shape)
+
+
+def _group_norm(m: nn.GroupNorm) -> tuple[Any, Any]:
+    return [m.num_channels, 0], [m.num_channels if m.weight is None else len(m.weight), m.num_channels % m.num_groups]
+
+
+def _attention(m: nn.MultiheadAttention) -> tuple[Any, Any]:
+    out = m.out_proj.weight.shape
+    return [m.embed_dim, m.head_dim * m.num_heads], [out[0], out[1]]
+
+
+def _recurrent(m: nn.RNNBase) -> tuple[Any, Any]:
+    gates = {"LSTM": 4, "GRU": 3}.get(m.mode, 1)
+    into, again = m.weight_ih_l0.shape, m.weight_hh_l0.shape
+    return [m.input_size, gates * m.hidden_size, m.proj_size or m.hidden_size], [into[1], into[0], again[1]]
+
+
+_SIZES: dict[Any, Callable[[Any], tuple[Any, Any]]] = {
+    nn.Linear: _linear,
+    nn.modules.conv._ConvNd: _convolution,
+    nn.modules.batchnorm._NormBase: _batch_norm,
+    (nn.LayerNorm, nn.RMSNorm): _norm,
+    nn.GroupNorm: _group_norm,
+    nn.MultiheadAttention: _attention,
+    nn.RNNBase: _recurrent,
+    nn.RNNCellBase: lambda m: ([m.input_size, m.hidden_size], [m.weight_ih.shape[1], m.weight_hh.shape[1]]),
+    nn.Embedding: lambda m: ([m.num_embeddings, m.embedding_dim], list(m.weight.shape)),
+    nn.EmbeddingBag: lambda m: ([m.num_embeddings, m.embedding_dim], list(m.weight.shape)),
+    nn.Bilinear: lambda m: ([m.out_features, m.in1_features, m.in2_features], list(m.weight.shape)),
+    nn.PReLU: lambda m: (m.num_parameters, len(m.weight)),
+}
+
+
+def wrong_sizes(model: nn.Module) -> dict[str, str]:
+    """The layers of torch whose attributes do not repeat the sizes of their parameters."""
+    found = {}
+    for name, module in model.named_modules():
+        for kind, sizes in _SIZES.items():
+            if isinstance(module, kind):
+                said, real = sizes(module)
+                if said != real:
+                    found[name] = f"{module} has sizes {real}"
+    return found

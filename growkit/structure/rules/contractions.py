@@ -119,6 +119,8 @@ def convolution(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[s
     x_axes, weight_axes = tracer[x], tracer[weight]
     for axis in weight_axes[2:]:
         _extent(axis, "is the size of a convolution kernel")
+    dimensions = len(weight_axes) - 2
+    stride, padding = (list(n) * (dimensions // len(n)) for n in (stride, padding))  # one number may stand for all
     image = [
         _slide(tracer, axis, n, pointwise=kernel == step == 1 and edge == 0)
         for axis, n, kernel, step, edge in zip(

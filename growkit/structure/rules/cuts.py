@@ -134,7 +134,7 @@ def _bound(tracer: Tracer, axis: Axis, bound: int) -> None:
     """Cut an axis at a bound, counted from the end if negative; say what the code's size for it means."""
     wanted = tracer.call.origin(bound) if tracer.call is not None else None
     size = expression(wanted, tracer.where) if isinstance(wanted, Size) else None
-    if size is not None and is_data(size):
+    if isinstance(wanted, Size) and (size is None or is_data(size)):
         tracer.freeze(axis, "cuts it where the data say")
         return
     whole = axis.expr.size

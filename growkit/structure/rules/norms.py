@@ -41,6 +41,9 @@ def batch_norm(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[st
 def layer_norm(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
     """Mean and variance over the last axes: preserved when every unit is copied equally often."""
     x, shape, weight, bias = args[:4]
+    if not tracer.in_module(nn.LayerNorm):
+        for axis, size in zip(tracer[x][-len(shape) :], shape, strict=True):
+            tracer.sized(axis, tracer.call.origin(size) if tracer.call is not None else None)
     _normalise_last(tracer, x, len(shape), weight, bias, out)
 
 
