@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["ResNet18", "ResNet50", "ResNet152", "Transformer", "example"]
+__all__ = ["ResNet18", "ResNet50", "ResNet152", "Transformer", "FreeHeadsTransformer", "example"]
 
 
 class BasicBlock(nn.Module):
@@ -135,19 +135,38 @@ class TransformerBlock(nn.Module):
         return x + self.down(F.gelu(self.up(self.norm2(x))))
 
 
+class FreeHeadsBlock(TransformerBlock):
+    """The same block, whose heads may take up more or less than the width of the stream."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the block's output, same shape as the input (N, T, width)."""
+        n, t, _ = x.shape
+        q, k, v = (y.view(n, t, self.heads, -1).transpose(1, 2) for y in self.qkv(self.norm1(x)).chunk(3, dim=-1))
+        x = x + self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(n, t, -1))
+        return x + self.down(F.gelu(self.up(self.norm2(x))))
+
+
 class Transformer(nn.Module):
     """A decoder-sized stack: 12 layers, 768 wide, 12 heads, 3072 hidden; 85 million parameters beside the embedding."""
+
+    block: type[TransformerBlock] = TransformerBlock
 
     def __init__(self, layers: int = 12, width: int = 768, heads: int = 12, vocabulary: int = 1000) -> None:
         super().__init__()
         self.embedding = nn.Embedding(vocabulary, width)
-        self.blocks = nn.Sequential(*(TransformerBlock(width, heads) for _ in range(layers)))
+        self.blocks = nn.Sequential(*(self.block(width, heads) for _ in range(layers)))
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, vocabulary)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Return logits (N, T, vocabulary) of tokens (N, T)."""
         return self.head(self.norm(self.blocks(self.embedding(tokens))))
+
+
+class FreeHeadsTransformer(Transformer):
+    """The same stack with free heads, so that their number and size can grow, too."""
+
+    block = FreeHeadsBlock
 
 
 def example(model: nn.Module) -> tuple[Tensor]:

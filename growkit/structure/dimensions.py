@@ -2,7 +2,8 @@
 
 An axis of 1024 after a flatten of 64 channels of 4 x 4 is `Product(c, h, w)`; the output of a concatenation is
 `Concat(a, b)`. The leaves are symbols. Two axes that an operation forces to agree are *unified*: symbols merge, a
-symbol takes the form of the product or concatenation that it meets, and forms are refined until they match.
+symbol takes the form of the product or concatenation that it meets, and forms are refined until they match (see
+`growkit.structure.unify`).
 
 All positions are row-major: in `Product(c, h, w)` the unit of `c` is the slowest index.
 """
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 
 __all__ = [
     "Concat",
@@ -30,9 +31,7 @@ __all__ = [
     "require_copies",
     "require_uniform",
     "resolve",
-    "split",
     "squared",
-    "unify",
 ]
 
 Route = tuple[int, ...]
@@ -107,7 +106,6 @@ class Concat:
 
 
 Expr = Symbol | Product | Concat
-Join = Callable[[Iterable[Expr]], Expr]
 
 
 def product(factors: Iterable[Expr]) -> Expr:
@@ -223,141 +221,6 @@ def require_copies(expr: Expr, reason: str) -> None:
     """Demand that units be added only as copies of others."""
     for symbol in leaves(expr):
         symbol.copies_only = symbol.copies_only or reason
-
-
-# ------------------------------------------------------------------ unification
-
-
-def unify(a: Expr, b: Expr, where: str) -> None:
-    """Make two expressions of equal size one and the same.
-
-    Args:
-        a: an expression.
-        b: another of the same size.
-        where: the operation that forces them to agree, for the reason given if they cannot be reconciled.
-    """
-    a, b = resolve(a), resolve(b)
-    if a is b:
-        return
-    if isinstance(a, Symbol) and isinstance(b, Symbol):
-        _merge(a, b)
-    elif isinstance(a, Symbol):
-        _bind(a, b, where)
-    elif isinstance(b, Symbol):
-        _bind(b, a, where)
-    elif isinstance(a, Product) and isinstance(b, Product):
-        _align(a.factors, b.factors, product, where)
-    elif isinstance(a, Concat) and isinstance(b, Concat):
-        _align(a.parts, b.parts, concat, where)
-    elif isinstance(a, Product) and isinstance(b, Concat):
-        _distribute(a, b, where)
-    elif isinstance(a, Concat) and isinstance(b, Product):
-        _distribute(b, a, where)
-
-
-def _merge(a: Symbol, b: Symbol) -> None:
-    keep, drop = (b, a) if a.extent and not b.extent else (a, b)
-    _inherit(keep, drop)
-    drop.bound = keep
-
-
-_DEMANDS = ("frozen", "inexact", "open_ended", "uniform", "copies_only")
-
-
-def _inherit(heir: Symbol, other: Symbol) -> None:
-    for demand in _DEMANDS:
-        if getattr(heir, demand) is None:
-            setattr(heir, demand, getattr(other, demand))
-
-
-def _bind(symbol: Symbol, form: Expr, where: str) -> None:
-    if symbol in leaves(form):
-        _give_up(symbol, form, where)
-        return
-    for leaf in leaves(form):
-        _inherit(leaf, symbol)
-    symbol.bound = form
-
-
-def _distribute(merged: Product, joined: Concat, where: str) -> None:
-    """Match a product with a concatenation: the parts are stretches of the product's slowest factor."""
-    lead, rest = resolve(merged.factors[0]), product(merged.factors[1:])
-    counts = [part.size // rest.size for part in joined.parts]
-    if not isinstance(lead, Symbol) or any(
-        part.size != n * rest.size for part, n in zip(joined.parts, counts, strict=True)
-    ):
-        _give_up(merged, joined, where)
-        return
-    if 1 in counts and not lead.extent:
-        freeze(lead, f"{where} joins its units with {len(counts)} parts of a fixed number")
-    pieces = [Symbol(n, extent=lead.extent or n == 1, frozen=lead.frozen) for n in counts]
-    if not lead.extent and 1 not in counts:
-        for piece in pieces:
-            _inherit(piece, lead)
-        lead.bound = Concat(tuple(pieces))
-    for part, piece in zip(joined.parts, pieces, strict=True):
-        unify(part, product((piece, rest)), where)
-
-
-def _give_up(a: Expr, b: Expr, where: str) -> None:
-    reason = f"{where} joins sizes that growkit cannot reconcile ({a.size} as {a!r} and as {b!r})"
-    freeze(a, reason)
-    freeze(b, reason)
-
-
-def _align(left: Sequence[Expr], right: Sequence[Expr], join: Join, where: str) -> None:
-    """Match two lists of factors (or of parts) of equal total size from the left, splitting symbols where needed."""
-    a, b = list(left), list(right)
-    while a and b:
-        x, y = _next(a, join), _next(b, join)
-        if x.size == y.size:
-            unify(x, y, where)
-            continue
-        if x.size > y.size:
-            a, b, x, y = b, a, y, x
-        halves = split(y, x.size, join)
-        if halves is None:
-            for other in (x, y, *a, *b):
-                freeze(other, f"{where} joins sizes that growkit cannot reconcile ({x!r} and {y!r})")
-            return
-        unify(x, halves[0], where)
-        b.insert(0, halves[1])
-    for other in (*a, *b):
-        freeze(other, f"{where} joins sizes that growkit cannot reconcile")
-
-
-def _next(pending: list[Expr], join: Join) -> Expr:
-    """Take the first of some factors (or parts), unfolded if it was refined into several meanwhile."""
-    first = resolve(pending.pop(0))
-    if join is product and isinstance(first, Product):
-        pending[:0] = first.factors
-    elif join is concat and isinstance(first, Concat):
-        pending[:0] = first.parts
-    else:
-        return first
-    return _next(pending, join)
-
-
-def split(expr: Expr, size: int, join: Join) -> tuple[Symbol, Symbol] | None:
-    """Refine a symbol into a first part (or factor) of `size` and the rest.
-
-    Args:
-        expr: what to split; only a symbol can be.
-        size: size of the first half, smaller than that of `expr`.
-        join: `product` to split into factors, `concat` to split into parts.
-
-    Returns:
-        The two halves, or None where the symbol cannot be split so.
-    """
-    divides = size > 1 and expr.size % size == 0 if join is product else size > 0
-    if not isinstance(expr, Symbol) or not divides:
-        return None
-    rest = expr.size // size if join is product else expr.size - size
-    first, second = Symbol(size, extent=expr.extent), Symbol(rest, extent=expr.extent)
-    _inherit(first, expr)
-    _inherit(second, expr)
-    expr.bound = join((first, second))
-    return first, second
 
 
 def squared(expr: Expr) -> list[Symbol]:

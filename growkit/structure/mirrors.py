@@ -114,6 +114,7 @@ def agrees(module: nn.Module, attribute: str, axes: Sequence[Axis], *, several: 
 # ------------------------------------------------------------------ attributes that the forward pass reads
 
 # Modules of torch whose forward pass reads sizes from attributes; the others are in the tables above.
+_MOST_SIZES = 16
 _READING = (nn.MultiheadAttention, nn.Transformer, nn.RNNBase, nn.RNNCellBase, nn.Unflatten, nn.ChannelShuffle)
 
 
@@ -168,13 +169,12 @@ class Attributes:
         """
         self._settle_comparisons(known)
         for owner, key, _, tag in self._tagged:
-            if isinstance(tag, Size):
-                if known.intersection(leaves(tag.form)):  # type: ignore[arg-type]
-                    yield Mirror(owner, key, (tag.form,))  # type: ignore[arg-type]
-            elif not isinstance(tag, Real):
-                forms = [n.form if isinstance(n, Size) and known.intersection(leaves(n.form)) else None for n in tag]
-                if any(form is not None for form in forms):
-                    yield Mirror(owner, key, forms, several=True)
+            if isinstance(tag, Real):
+                continue
+            several = not isinstance(tag, Size)
+            forms = [_repeated(n, known) for n in (tag if several else (tag,))]
+            if any(form is not None for form in forms):
+                yield Mirror(owner, key, forms, several)
         yield from self._head_sizes(known)
 
     def _head_sizes(self, known: set[Symbol]) -> Iterator[Mirror]:
@@ -217,9 +217,16 @@ class Attributes:
         return False, None, None
 
 
+def _repeated(number: int, known: set[Symbol]) -> Expr | None:
+    """Return what a tag stands for, if that can change."""
+    if not isinstance(number, Size) or isinstance(number.form, tuple):
+        return None
+    return number.form if known.intersection(leaves(number.form)) else None
+
+
 def _others(whole: Expr, part: Expr) -> Expr | None:
     """Return the product of the factors that are not in `part`, if all of that are in `whole`."""
-    factors = list(whole.factors) if isinstance(whole, Product) else [whole]
+    factors: list[Expr] = list(whole.factors) if isinstance(whole, Product) else [whole]
     for factor in part.factors if isinstance(part, Product) else (resolve(part),):
         if factor not in factors:
             return None

@@ -4,18 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from growkit.structure.dimensions import (
-    Concat,
-    Expr,
-    Product,
-    Symbol,
-    concat,
-    freeze,
-    product,
-    resolve,
-    split,
-    unify,
-)
+from growkit.structure.dimensions import Concat, Expr, Product, Symbol, concat, freeze, product, resolve
+from growkit.structure.unify import split, unify
 
 __all__ = ["boundary", "chop", "cut", "divide"]
 
@@ -68,9 +58,9 @@ def chop(expr: Expr, count: int, where: str) -> Expr | None:
     if isinstance(expr, Symbol):
         if size == 1 and not expr.extent:
             freeze(expr, f"is taken apart into its {count} units by {where}")
-        piece = Symbol(size, extent=expr.extent or size == 1, frozen=expr.frozen)
-        expr.bound = Concat((piece,) * count)
-        return piece
+        part = Symbol(size, extent=expr.extent or size == 1, frozen=expr.frozen)
+        expr.bound = Concat((part,) * count)
+        return part
     if isinstance(expr, Product) and expr.factors[0].size % count == 0:
         lead, rest = chop(expr.factors[0], count, where), product(expr.factors[1:])
         return None if lead is None else product((lead, rest))

@@ -146,7 +146,7 @@ class Roles:
     def _relate(self, constraint: Constraint) -> None:
         kind, axes = constraint.kind, constraint.axes
         opposite = kind in {"opposite", "shares"}
-        move = self._into_whole(*axes, constraint.offset) if kind == "piece" else None
+        move = self._into_whole(axes[0], axes[1], constraint.offset) if kind == "piece" else None
         for symbol, route in self.places(axes[0]):
             if symbol.frozen or symbol.inexact:
                 continue

@@ -8,30 +8,16 @@ from a number written in the code, which cannot.
 
 from __future__ import annotations
 
-import functools
-import sys
-from collections.abc import Callable, Iterator, Mapping
-from types import FunctionType
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
-from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
-from growkit.structure.dimensions import (
-    Concat,
-    Expr,
-    Product,
-    Symbol,
-    concat,
-    is_data,
-    product,
-    resolve,
-    unify,
-)
+from growkit.structure.dimensions import Concat, Expr, Product, Symbol, concat, is_data, product, resolve
 from growkit.structure.refine import chop
+from growkit.structure.unify import unify
 
-__all__ = ["Call", "Real", "Size", "SizeMode", "expression", "plain", "same_size", "sizes_in"]
+__all__ = ["Log", "Real", "Size", "expression", "plain", "same_size", "sizes_in"]
 
 # How a size was made: an expression, or an arithmetic operation on two operands.
 Form = Expr | tuple[str, Any, Any]
@@ -168,6 +154,33 @@ class Log:
         self.reads.append((size, self.module()))
 
 
+def sizes_in(value: Any) -> Iterator[int]:
+    """Yield the integers inside nested arguments, slices and tuples, in order."""
+    if type(value) is int or isinstance(value, Size):
+        yield value
+    elif isinstance(value, (tuple, list)):
+        for child in value:
+            yield from sizes_in(child)
+    elif isinstance(value, slice):
+        yield from sizes_in((value.start, value.stop, value.step))
+    elif isinstance(value, dict):
+        yield from sizes_in(tuple(value.values()))
+
+
+def plain(value: Any) -> Any:
+    """Return a value with every size and real in it turned into a plain number; itself if there is none."""
+    if isinstance(value, Size):
+        return int.__int__(value)
+    if isinstance(value, Real):
+        return float.__float__(value)
+    nested = (Size, Real, tuple, list)
+    if type(value) in (tuple, list, torch.Size) and any(isinstance(child, nested) for child in value):
+        return type(value)(plain(child) for child in value)
+    if type(value) is dict and any(isinstance(child, nested) for child in value.values()):
+        return {key: plain(child) for key, child in value.items()}
+    return value
+
+
 # ------------------------------------------------------------------ what a size is the size of
 
 
@@ -220,7 +233,7 @@ def _over(a: Expr, b: Expr, where: str) -> Expr | None:
         return Symbol(a.size // b.size, extent=True, frozen="is a quotient of sizes") if a.size >= b.size else None
     if is_data(b):
         return chop(a, b.size, where)
-    remaining = list(a.factors) if isinstance(a, Product) else [a]
+    remaining: list[Expr] = list(a.factors) if isinstance(a, Product) else [a]
     for factor in b.factors if isinstance(b, Product) else (b,):
         match = next((f for f in remaining if f is factor), None)
         match = match or next((f for f in remaining if f.size == factor.size and not is_data(f)), None)
@@ -228,7 +241,7 @@ def _over(a: Expr, b: Expr, where: str) -> Expr | None:
             unify(match, factor, where)
             remaining.remove(match)
         elif len(remaining) == 1 and isinstance(remaining[0], Symbol) and remaining[0].size % factor.size == 0:
-            rest = Symbol(remaining[0].size // factor.size)
+            rest: Expr = Symbol(remaining[0].size // factor.size)
             unify(remaining[0], product((factor, rest)), where)
             remaining = [rest]
         else:
@@ -247,7 +260,7 @@ def _polynomial(expr: Expr) -> dict[tuple[int, ...], int]:
     if isinstance(expr, Symbol):
         return {(): expr.size} if expr.extent or expr.frozen else {(id(expr),): 1}
     if isinstance(expr, Product):
-        result = {(): 1}
+        result: dict[tuple[int, ...], int] = {(): 1}
         for factor in expr.factors:
             terms: dict[tuple[int, ...], int] = {}
             for key, n in _polynomial(factor).items():
@@ -261,181 +274,3 @@ def _polynomial(expr: Expr) -> dict[tuple[int, ...], int]:
         for key, n in _polynomial(part).items():
             total[key] = total.get(key, 0) + n
     return total
-
-
-# ------------------------------------------------------------------ function calls
-
-
-class Call(NamedTuple):
-    """The torch function under way, as it was called from Python during the pass that a log belongs to."""
-
-    function: Any
-    args: tuple[Any, ...]
-    kwargs: Mapping[str, Any]
-    log: Log
-
-    @property
-    def name(self) -> str:
-        """Its name, such as "view"."""
-        return str(getattr(self.function, "__name__", ""))
-
-    def own(self, number: int) -> int:
-        """Return a size of this pass as it is, and one that a cache kept from another pass as a plain number."""
-        return number if not isinstance(number, Size) or number.log is self.log else int.__int__(number)
-
-    def asked(self, dimensions: int) -> list[Any] | None:
-        """Return the sizes asked for by a view, one a dimension of the result; None if the call names none."""
-        numbers = [self.own(number) for number in sizes_in((self.args, self.kwargs))]
-        if self.name == "unflatten" and numbers:
-            axis, *sizes = numbers
-            front = axis % (dimensions - len(sizes) + 1)
-            return [None] * front + sizes + [None] * (dimensions - front - len(sizes))
-        return numbers if self.name in _SHAPING and len(numbers) == dimensions else None
-
-    def origin(self, value: int) -> Any:
-        """Return the argument that has a value: a `Size` before a plain number; None if there is none."""
-        found = None
-        for number in map(self.own, sizes_in((self.args, self.kwargs))):
-            if int(number) == value:
-                if isinstance(number, Size):
-                    return number
-                found = number
-        return found
-
-
-# Functions whose integers are the sizes of their result.
-_SHAPING = {
-    *("view", "reshape", "expand", "view_copy", "zeros", "ones", "empty", "rand", "randn"),
-    *("new_zeros", "new_ones", "new_empty", "new_full"),
-}
-
-
-def sizes_in(value: Any) -> Iterator[int]:
-    """Yield the integers inside nested arguments, slices and tuples, in order."""
-    if type(value) is int or isinstance(value, Size):
-        yield value
-    elif isinstance(value, (tuple, list)):
-        for child in value:
-            yield from sizes_in(child)
-    elif isinstance(value, slice):
-        yield from sizes_in((value.start, value.stop, value.step))
-    elif isinstance(value, dict):
-        yield from sizes_in(tuple(value.values()))
-
-
-def plain(value: Any) -> Any:
-    """Return a value with every size and real in it turned into a plain number; itself if there is none."""
-    if isinstance(value, Size):
-        return int.__int__(value)
-    if isinstance(value, Real):
-        return float.__float__(value)
-    if type(value) in (tuple, list, torch.Size) and any(
-        isinstance(child, (Size, Real, tuple, list)) for child in value
-    ):
-        return type(value)(plain(child) for child in value)
-    if type(value) is dict and any(isinstance(child, (Size, Real, tuple, list)) for child in value.values()):
-        return {key: plain(child) for key, child in value.items()}
-    return value
-
-
-def forget_cached_shapes() -> None:
-    """Empty the cache in which einops keeps shapes by their numbers, which would outlive what they are the size of."""
-    reconstruct = getattr(sys.modules.get("einops.einops"), "_reconstruct_from_shape", None)
-    if reconstruct is not None:
-        reconstruct.cache_clear()
-
-
-# Functions in which a number is an operand, not a size.
-_ARITHMETIC = {
-    *("mul", "div", "true_divide", "add", "sub", "rsub", "pow", "multiply", "divide", "float_power"),
-    *("__mul__", "__rmul__", "__truediv__", "__rtruediv__", "__add__", "__radd__", "__sub__", "__rsub__", "__pow__"),
-    *("mul_", "div_", "add_", "sub_", "__imul__", "__itruediv__", "tensor", "full", "full_like", "as_tensor"),
-    *("scaled_dot_product_attention", "baddbmm", "masked_fill", "clamp"),
-}
-_SHAPE = torch.Tensor.shape.__get__  # type: ignore[attr-defined]
-_OVERRIDES = {"has_torch_function", "has_torch_function_unary", "has_torch_function_variadic"}
-
-
-class SizeMode(TorchFunctionMode):
-    """Lets tensors answer with sizes that remember, and tells a tracer which torch function is under way.
-
-    Args:
-        tracer: has `axes_of(tensor)`, `call`, `log` and `through(function, args, kwargs)`.
-    """
-
-    def __init__(self, tracer: Any) -> None:
-        super().__init__()
-        self._tracer = tracer
-        # The function written in Python that runs; a builtin of the same name inside it comes in its name.
-        self._opened: Any = None
-
-    def __enter__(self) -> SizeMode:
-        forget_cached_shapes()
-        super().__enter__()  # type: ignore[no-untyped-call]
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        super().__exit__(*error)  # type: ignore[no-untyped-call]
-        forget_cached_shapes()
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        """Answer questions for sizes; run anything else, noting that it is under way."""
-        kwargs = kwargs or {}
-        tracer = self._tracer
-        if func == _SHAPE:
-            return self._shape(args[0], func(*args))
-        name = getattr(func, "__name__", "")
-        if name == "size" and isinstance(args[0], Tensor):
-            return self._size(*args, **kwargs)
-        if name == "numel" and isinstance(args[0], Tensor):
-            axes = tracer.axes_of(args[0])
-            total = func(*args)
-            return Size(total, product(axis.expr for axis in axes), tracer.log) if axes else total
-        if func is not self._opened and (opened := _opened(func)) is not None:
-            outer_function, self._opened = self._opened, func
-            try:
-                with self:
-                    return opened(*args, **kwargs)
-            finally:
-                self._opened = outer_function
-        if name in _ARITHMETIC:
-            self._note_operands(args, kwargs)
-        outer, tracer.call = tracer.call, Call(func, args, kwargs, tracer.log)
-        try:
-            return tracer.through(func, args, kwargs)
-        finally:
-            tracer.call = outer
-
-    def _shape(self, tensor: Tensor, shape: torch.Size) -> torch.Size:
-        axes = self._tracer.axes_of(tensor)
-        if axes is None:
-            return shape
-        return torch.Size([Size(n, axis.expr, self._tracer.log) for n, axis in zip(shape, axes, strict=True)])
-
-    def _size(self, tensor: Tensor, dim: int | None = None) -> Any:
-        shape = self._shape(tensor, Tensor.size(tensor))
-        return shape if dim is None else shape[dim]
-
-    def _note_operands(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        log = self._tracer.log
-        for operand in (*args, *kwargs.values()):
-            if isinstance(operand, Size):
-                log.note_read(operand)
-            elif isinstance(operand, Real):
-                log.reals.append((operand, log.module()))
-
-
-@functools.cache
-def _opened(function: Any) -> Callable[..., Any] | None:
-    """Return a torch function that is written in Python so that the calls inside it are seen; None for others.
-
-    Such functions first ask whether somebody overrides them. A mode does, for all; here they must not ask.
-    """
-    if not isinstance(function, FunctionType) or not _OVERRIDES.intersection(function.__code__.co_names):
-        return None
-    names = {**function.__globals__, **dict.fromkeys(_OVERRIDES, lambda *_: False)}
-    opened = FunctionType(function.__code__, names, function.__name__, function.__defaults__, function.__closure__)
-    opened.__kwdefaults__ = function.__kwdefaults__
-    return opened

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
@@ -17,10 +16,12 @@ from growkit.plugins import Plugins, installed
 from growkit.structure.dimensions import Route, Symbol, freeze, leaves, squared
 from growkit.structure.forward import Example, joined, tensors_in
 from growkit.structure.mirrors import Mirror
+from growkit.structure.names import free_name
 from growkit.structure.positions import evaluate, multiplicity, unit_positions
 from growkit.structure.roles import Axis, Roles
 from growkit.structure.tensors import named_tensors
-from growkit.structure.trace import Tracer, trace_model
+from growkit.structure.trace import trace_model
+from growkit.structure.tracer import Tracer
 
 __all__ = ["Slice", "Structure", "Width", "trace"]
 
@@ -238,7 +239,9 @@ class Structure:
         # Growable widths choose first, so that `features.3` means the channels it makes, not those it receives.
         for symbol in sorted(slices, key=lambda symbol: symbol.reason is not None):
             incoming, _ = sides[symbol]
-            names[symbol] = _free_name((*incoming, *slices[symbol]), set(names.values()), hidden)
+            names[symbol] = free_name(
+                [(piece.parameter, piece.axis) for piece in (*incoming, *slices[symbol])], set(names.values()), hidden
+            )
         for symbol, (incoming, outgoing) in sides.items():
             yield Width(
                 name=names[symbol],
@@ -264,32 +267,6 @@ class Structure:
 
 def _is_fixed(tensor: Tensor) -> bool:
     return not isinstance(tensor, nn.Parameter)
-
-
-def _free_name(pieces: tuple[Slice, ...], taken: set[str], hidden: Sequence[str]) -> str:
-    """Return the module of the first slice, else its parameter, else that with the axis and primes behind it.
-
-    Args:
-        pieces: slices of the width.
-        taken: names of other widths.
-        hidden: containers that were put in place of a module; what stands first in them keeps its former name.
-    """
-    known = [_former(piece.parameter, hidden) for piece in pieces]
-    names = [known[0].rpartition(".")[0] or known[0]]
-    for piece, parameter in zip(pieces, known, strict=True):
-        names += [parameter] * (piece.axis == 0) + [f"{parameter}[{piece.axis}]"]
-    for primes in itertools.count():
-        for name in names if not primes else names[2:] or names[-1:]:
-            if name + "'" * primes not in taken:
-                return name + "'" * primes
-    raise AssertionError("there is always one more prime")
-
-
-def _former(parameter: str, hidden: Sequence[str]) -> str:
-    for container in reversed(hidden):
-        if parameter.startswith(f"{container}.0."):
-            parameter = container + parameter[len(container) + 2 :]
-    return parameter
 
 
 def trace(model: nn.Module, *args: Any, **kwargs: Any) -> Structure:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
@@ -27,9 +27,6 @@ from growkit.surgery.removal import check_removals
 from growkit.surgery.sites import Sites, successor
 from growkit.surgery.verify import Output, Places, failed_run, output_of, places_of, verify
 
-if TYPE_CHECKING:
-    from growkit.surgery.journal import Journal
-
 __all__ = ["Operation", "apply"]
 
 
@@ -42,7 +39,6 @@ def apply(
     exact: bool = True,
     seed: int = 0,
     carry_state: CarryState | None = None,
-    journal: Journal | None = None,
 ) -> Change:
     """Change the structure of a model, and let its optimizers follow. Atomic.
 
@@ -60,7 +56,6 @@ def apply(
         seed: of the incoming weights of new units. The global random state is left alone.
         carry_state: for optimizers whose state is not shaped like the parameter; see
             `growkit_carry_optimizer_state`.
-        journal: where to record the edits, and by how much they moved the output.
 
     Returns:
         What became of each parameter, and how far the output moved.
@@ -71,11 +66,7 @@ def apply(
 
     Cost: three forward passes of the example, and one copy of every changed parameter and its optimizer state.
     """
-    operation = Operation(trace_example(model, example), example, tuple(optimizers), exact, seed, carry_state)
-    change = operation.perform(edit)
-    if journal is not None:
-        journal.record(*change.edits, moved=change.moved)
-    return change
+    return Operation(trace_example(model, example), example, tuple(optimizers), exact, seed, carry_state).perform(edit)
 
 
 class Operation:

@@ -60,8 +60,8 @@ def _settings(config: Any, changes: Sequence[ParamChange]) -> Iterator[dict[str,
                 fields[field] = values
     for count in range(1, len(fields) + 1):
         for chosen in itertools.combinations(fields, count):
-            for values in itertools.product(*(fields[field] for field in chosen)):
-                yield dict(zip(chosen, values, strict=True))
+            for setting in itertools.product(*(fields[field] for field in chosen)):
+                yield dict(zip(chosen, setting, strict=True))
 
 
 def _built(kind: type[nn.Module], config: Any) -> dict[str, torch.Size] | None:

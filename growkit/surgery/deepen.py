@@ -47,7 +47,7 @@ class Deepen:
             raise SurgeryError(
                 f"{self} describes no block",
                 seen=f"kind={self.kind!r}, size={self.size}, hidden={self.hidden}, residual={self.residual}",
-                expected=f"a kind among {', '.join(_LAYERS)}, sizes of at least 1, and `hidden` for residual blocks only",
+                expected=f"a kind among {', '.join(_LAYERS)}, sizes of at least 1, `hidden` for residual blocks only",
                 advice="`size` is the number of features of the module's output",
             )
 
@@ -115,11 +115,12 @@ def identity_layer(kind: str, size: int) -> nn.Module:
     """Return a layer that computes the identity."""
     layer, options = _LAYERS[kind]
     made = layer(size, size, **options)
+    weight, bias = made.get_parameter("weight"), made.get_parameter("bias")
     if isinstance(made, nn.Linear):
-        nn.init.eye_(made.weight)
+        nn.init.eye_(weight)
     else:
-        nn.init.dirac_(made.weight)
-    nn.init.zeros_(made.bias)
+        nn.init.dirac_(weight)
+    nn.init.zeros_(bias)
     return made
 
 

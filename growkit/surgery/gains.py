@@ -40,4 +40,5 @@ def follow_directions(
 
 
 def _norm(tensor: Tensor, dims: list[int]) -> Tensor:
-    return torch.linalg.vector_norm(tensor, dim=dims, keepdim=True)
+    norm: Tensor = torch.linalg.vector_norm(tensor, dim=dims, keepdim=True)
+    return norm

@@ -14,6 +14,7 @@ from growkit.plugins import Plugins
 from growkit.structure import trace_example
 from growkit.structure.forward import Example
 from growkit.surgery.apply import Operation
+from growkit.surgery.carry import Change
 from growkit.surgery.edits import Edit, edit_from_dict, edit_to_dict
 
 __all__ = ["Entry", "Journal"]
@@ -61,6 +62,10 @@ class Journal:
     def record(self, *edits: Edit, **note: Any) -> None:
         """Append edits that were applied together."""
         self.entries.append(Entry(edits, note))
+
+    def append(self, change: Change) -> None:
+        """Record what `growkit.apply` did: the edits, and how far they moved the output of the model."""
+        self.record(*change.edits, moved=change.moved)
 
     def to_json(self) -> str:
         """Return the journal as JSON."""

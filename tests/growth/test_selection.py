@@ -9,9 +9,9 @@ import torch
 from growth.stubs import mlp, widen
 from hypothesis import given
 from hypothesis import strategies as st
+from small_models import CASES
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
-from small_models import CASES
 
 import growkit
 from growkit.growth import Cost, select

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -65,13 +65,11 @@ class Node:
         return f"    {self.name}({', '.join(self.inputs)}) -> {self.layer.shape}{parts}\n        {body}"
 
 
-@dataclass(frozen=True)
 class Program:
     """A network as text: the shape of a sample, how many tokens there are if it consists of tokens, and the layers."""
 
-    shape: Shape
-    vocabulary: int
-    nodes: tuple[Node, ...]
+    def __init__(self, shape: Shape, vocabulary: int, nodes: Sequence[Node]) -> None:
+        self.shape, self.vocabulary, self.nodes = shape, vocabulary, nodes
 
     def __str__(self) -> str:
         kind = f"tokens < {self.vocabulary}" if self.vocabulary else "reals"
@@ -160,23 +158,36 @@ Rule = Callable[..., "Layer | None"]
 
 
 def grow(shape: Shape, vocabulary: int, genes: Sequence[Gene], head: Gene) -> Program:
-    """Read genes as a program that ends in a linear head."""
+    """Read genes as a program, whose output is the sum of a linear head for each value that nothing else takes."""
     nodes: list[Node] = []
     shapes = {"x": shape}
     if vocabulary:
         embedding = Layer("self.table(a)", *shape, head.m, table=f"nn.Embedding({vocabulary}, {head.m})")
         nodes.append(Node("embed", "embed", ("x",), (shape,), embedding))
         shapes = {"embed": embedding.shape}
-    for gene in (*genes, head):
-        node = _node(gene, nodes, shapes, *KINDS[gene.kind])
+    for gene in genes:
+        node = _node(gene, nodes, shapes)
         if node is not None:
             nodes.append(node)
             shapes[node.name] = node.layer.shape
-    return Program(shape, vocabulary, tuple(_used(nodes)))
+    taken = {name for node in nodes for name in node.inputs}
+    ends = [name for name in shapes if name not in taken]
+    for number, name in enumerate(reversed(ends)):
+        layer = KINDS["head"][1](head if number == 0 else head._replace(s=head.s % 2), shapes[name])
+        nodes.append(Node(f"head{number}", "head", (name,), (shapes[name],), layer))
+    for number in range(1, len(ends)):
+        total, code = nodes[-1] if number > 1 else nodes[-len(ends)], "a + b"
+        if len(total.layer.shape) == 2:
+            code = "a + b[:, None]"
+        inputs = (total.name, f"head{number}")
+        layer = Layer(code, *total.layer.shape)
+        nodes.append(Node(f"sum{number}", "sum", inputs, (total.layer.shape, (head.n,)), layer))
+    return Program(shape, vocabulary, nodes)
 
 
-def _node(gene: Gene, nodes: list[Node], shapes: dict[str, Shape], count: int, rule: Rule) -> Node | None:
+def _node(gene: Gene, nodes: list[Node], shapes: dict[str, Shape]) -> Node | None:
     """The layer of a gene at the nearest values that it can work on, none if there are none."""
+    count, rule = KINDS[gene.kind]
     names = list(reversed(shapes))
     first = names[gene.a % len(names) :] + names[: gene.a % len(names)]
     second = names[gene.b % len(names) :] + names[: gene.b % len(names)]
@@ -186,17 +197,6 @@ def _node(gene: Gene, nodes: list[Node], shapes: dict[str, Shape], count: int, r
         if layer is not None and min(layer.shape) > 0 and math.prod(layer.shape) <= MOST:
             return Node(f"{gene.kind}{len(nodes)}", gene.kind, inputs, takes, layer)
     return None
-
-
-def _used(nodes: list[Node]) -> Iterator[Node]:
-    """The nodes that the last one depends on, in order."""
-    needed = {nodes[-1].name}
-    for node in reversed(nodes):
-        if node.name in needed:
-            needed.update(node.inputs)
-            if node.kind in {"again", "tied"}:
-                needed.update(part.partition(".")[0] for part in node.layer.parts.values())
-    return (node for node in nodes if node.name in needed)
 
 
 # ------------------------------------------------------------------ layers for values of any shape

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
-from random_networks import KINDS, Gene, Layer, Node, Shape, act, kind, one, param
-
+from random_networks import Gene, Layer, Node, Shape, act, kind, one, param
 
 # ------------------------------------------------------------------ vectors and tokens: (C,) and (T, C)
 
@@ -516,29 +516,16 @@ def turn(g: Gene, a: Shape) -> Layer | None:
 
 @kind
 def head(g: Gene, a: Shape) -> Layer:
-    """The last layer."""
-    c, total = (a[-1] if len(a) < 3 else a[0]), a[0] * (a[1] if len(a) > 1 else 1) * (a[2] if len(a) > 2 else 1)
-    if len(a) == 3 and g.s % 3 == 0:
-        return Layer("self.head(a.mean((2, 3)))", g.n, head=f"nn.Linear({c}, {g.n})")
-    if len(a) > 1 and g.s % 3 == 1 or len(a) == 3:
-        return Layer("self.head(a.flatten(1))", g.n, head=f"nn.Linear({total}, {g.n})")
-    return Layer("self.head(a)", *a[:-1], g.n, head=f"nn.Linear({c}, {g.n})")
+    """The last layer: of the means, of everything side by side, or of each token."""
+    c, total = (a[0] if len(a) == 3 else a[-1]), math.prod(a)
+    means = {1: "a", 2: "a.mean(1)", 3: "a.mean((2, 3))"}[len(a)]
+    codes = [(means, c), ("a.flatten(1)", total), ("a", c) if len(a) < 3 else ("a.amax((2, 3))", c)]
+    code, size = one(codes, g.s)
+    front = a[:1] if code == "a" and len(a) == 2 else ()
+    return Layer(f"self.head({code})", *front, g.n, head=f"nn.Linear({size}, {g.n})")
 
 
 IMAGES = [*("conv", "norm2d", "pointwise", "channels") * 2, "combine", "cat", "resize", "deconv", "halves", "cut"]
-IMAGES += ["pool", "flatten", "turn", "gain", "again", "mlp", "attention", "linear"]
+IMAGES += ["conv", "pool", "flatten", "turn", "gain", "again", "mlp", "attention", "linear"]
 TOKENS = [*("linear", "mlp", "attention", "glu", "combine", "norm") * 2, "pointwise", "cat", "halves", "mixer", "pool"]
-TOKENS += [
-    "gather",
-    "cut",
-    "flatten",
-    "unflatten",
-    "repeat",
-    "gain",
-    "contract",
-    "meet",
-    "gate",
-    "scale",
-    "again",
-    "tied",
-]
+TOKENS += ["gather", "cut", "flatten", "unflatten", "repeat", "gain", "contract", "meet", "gate", "scale", "again", "tied"]

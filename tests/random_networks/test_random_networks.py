@@ -10,17 +10,17 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from random_networks import Gene, Program, grow
-from random_networks.networks import IMAGES, TOKENS
 from torch import Tensor, nn, optim
 
 import growkit
+from random_networks import Gene, Program, grow
+from random_networks.networks import IMAGES, TOKENS
 
 TOLERANCE = 1e-8
 
 # ------------------------------------------------------------------ programs
 
-small = st.integers(0, 3)
+back = st.sampled_from([0, 0, 0, 1, 2])
 choice = st.integers(0, 27)
 
 
@@ -29,14 +29,15 @@ def programs(draw: st.DrawFn, kinds: Sequence[str]) -> Program:
     """A program; a palette of few sizes makes many of them equal."""
     palette = draw(st.lists(st.sampled_from([4, 2, 3, 6, 5]), min_size=1, max_size=3))
     sizes = st.integers(0, 2).map(lambda index: palette[index % len(palette)])
-    gene = st.builds(Gene, st.sampled_from(kinds), small, small, sizes, sizes, choice, choice, choice)
-    genes = draw(st.lists(gene, min_size=1, max_size=7))
+    gene = st.builds(Gene, st.sampled_from(kinds), back, back, sizes, sizes, choice, choice, choice)
+    genes = draw(st.lists(gene, min_size=1, max_size=8))
     head = draw(st.builds(Gene, st.just("head"), n=sizes, m=sizes, s=choice, t=choice))
+    stem = Gene("conv" if kinds is IMAGES else "linear", n=draw(sizes))
     if kinds is IMAGES:
-        return grow((draw(sizes), 4, draw(st.sampled_from([4, 6]))), 0, genes, head)
+        return grow((draw(sizes), 4, draw(st.sampled_from([4, 6]))), 0, [stem, *genes], head)
     shape = (draw(sizes), draw(sizes))[draw(st.integers(0, 1)) :]
     vocabulary = draw(st.sampled_from([0, 0, 5])) if len(shape) == 2 else 0
-    return grow(shape[: 1 if vocabulary else 2], vocabulary, genes, head)
+    return grow(shape[: 1 if vocabulary else 2], vocabulary, [stem, *genes], head)
 
 
 NETWORKS = st.one_of(programs(TOKENS), programs(IMAGES))
@@ -107,6 +108,7 @@ class Tally:
 
     def __init__(self) -> None:
         self.seen: Counter[str] = Counter()
+        self.passed: set[str] = set()
         self.refused: dict[str, str] = {}
 
     def refuse(self, program: Program, edit: growkit.Edit, error: growkit.GrowkitError) -> None:
@@ -169,10 +171,12 @@ def check_random_networks(examples: int) -> None:
     @settings(max_examples=examples)
     @given(NETWORKS, UNEVEN)
     def law(program: Program, uneven: Sequence[int]) -> None:
-        check_network(program, uneven, tally)
+        if str(program) not in tally.passed:  # mutations often come to the same
+            check_network(program, uneven, tally)
+            tally.passed.add(str(program))
 
     law()
-    assert tally.seen["widths"] > tally.seen["networks"], tally
+    assert tally.seen["widths"] > tally.seen["networks"], str(tally)
     assert tally.seen["refused"] <= 0.03 * tally.seen["widths"], str(tally)
 
 

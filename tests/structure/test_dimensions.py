@@ -21,11 +21,10 @@ from growkit.structure.dimensions import (
     require_copies,
     require_uniform,
     resolve,
-    split,
     squared,
-    unify,
 )
 from growkit.structure.positions import evaluate, expand, unit_positions
+from growkit.structure.unify import split, unify
 
 
 def ints(*numbers: int) -> torch.Tensor:

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from small_models import BY_NAME, CASES, Apply, Case, Concat, Residual, TiedLanguageModel
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
-from small_models import BY_NAME, CASES, Apply, Case, Concat, Residual, TiedLanguageModel
 
 from growkit.errors import StructureError
 from growkit.structure import Slice, Structure, trace

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from small_models import Apply
 from torch import Tensor, nn
 from torch.optim import SGD, Adafactor, Adam, Optimizer
-from small_models import Apply
 
 from growkit.errors import GrowkitError, StructureError, SurgeryError
 from growkit.structure import trace, trace_example

@@ -111,7 +111,7 @@ def test_a_journal_replays_it_and_says_what_was_renamed():
     fresh = copy.deepcopy(model)
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     for edit in (Deepen("conv", "conv2d", 4), Deepen("conv", "conv2d", 4), Deepen("mix", "linear", 6)):
-        growkit.apply(model, edit, example=(X,), journal=journal)
+        journal.append(growkit.apply(model, edit, example=(X,)))
     renamed = Journal.from_json(journal.to_json()).replay(fresh, example=(X,))
     assert set(fresh.state_dict()) == set(model.state_dict())
     assert renamed["conv.weight"] == "conv.0.0.weight"

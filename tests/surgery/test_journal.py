@@ -6,8 +6,8 @@ import json
 
 import pytest
 import torch
-from torch import nn, optim
 from small_models import BY_NAME, CASES, Apply, Case
+from torch import nn, optim
 
 from growkit.errors import SurgeryError
 from growkit.structure import trace

@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from small_models import BY_NAME
 from torch import Tensor, nn, optim
 from torch.optim.lr_scheduler import LambdaLR, OneCycleLR
-from small_models import BY_NAME
 
 from growkit.errors import GrowkitError, SurgeryError
 from growkit.surgery import Deepen, Narrow, ParamChange, Widen, apply

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor, nn, optim
 from small_models import Concat, Residual
+from torch import Tensor, nn, optim
 
 from growkit.structure import Width, trace
 from growkit.surgery import Change, Journal, Narrow, Widen, apply

@@ -9,8 +9,8 @@ from contextlib import suppress
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
 from small_models import BY_NAME, CASES, Apply, Case, Concat
+from torch import Tensor, nn
 
 from growkit.errors import GrowkitError, SurgeryError
 from growkit.structure import trace

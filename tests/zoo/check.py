@@ -192,8 +192,7 @@ def _group_norm(m: nn.GroupNorm) -> tuple[Any, Any]:
 
 
 def _attention(m: nn.MultiheadAttention) -> tuple[Any, Any]:
-    out = m.out_proj.weight.shape
-    return [m.embed_dim, m.head_dim * m.num_heads], [out[0], out[1]]
+    return [m.embed_dim, m.head_dim * m.num_heads], [m.out_proj.weight.shape[1]] * 2
 
 
 def _recurrent(m: nn.RNNBase) -> tuple[Any, Any]:

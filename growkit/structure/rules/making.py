@@ -12,7 +12,7 @@ from growkit.structure.rules.registry import rule
 from growkit.structure.sizes import Size, expression
 
 if TYPE_CHECKING:
-    from growkit.structure.trace import Tracer
+    from growkit.structure.tracer import Tracer
 
 aten = torch.ops.aten
 

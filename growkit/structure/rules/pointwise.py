@@ -12,7 +12,7 @@ from growkit.structure.roles import Axis
 from growkit.structure.rules.registry import rule
 
 if TYPE_CHECKING:
-    from growkit.structure.trace import Tracer
+    from growkit.structure.tracer import Tracer
 
 __all__ = ["pointwise"]
 

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from growkit.structure.dimensions import Expr, Symbol, concat, resolve, unify
+from growkit.structure.dimensions import Expr, Symbol, concat, resolve
 from growkit.structure.refine import chop
 from growkit.structure.roles import Axis
 from growkit.structure.rules.registry import rule
+from growkit.structure.unify import unify
 
 if TYPE_CHECKING:
-    from growkit.structure.trace import Tracer
+    from growkit.structure.tracer import Tracer
 
 aten = torch.ops.aten
 

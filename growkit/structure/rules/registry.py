@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 if TYPE_CHECKING:
-    from growkit.structure.trace import Tracer
+    from growkit.structure.tracer import Tracer
 
 __all__ = ["RULES", "Rule", "is_pointwise", "refuse", "rule"]
 

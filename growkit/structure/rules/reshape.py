@@ -13,7 +13,7 @@ from growkit.structure.rules.registry import rule
 from growkit.structure.sizes import Size
 
 if TYPE_CHECKING:
-    from growkit.structure.trace import Tracer
+    from growkit.structure.tracer import Tracer
 
 aten = torch.ops.aten
 

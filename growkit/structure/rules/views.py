@@ -12,7 +12,7 @@ from growkit.structure.rules.registry import rule
 from growkit.structure.sizes import Size, expression
 
 if TYPE_CHECKING:
-    from growkit.structure.trace import Tracer
+    from growkit.structure.tracer import Tracer
 
 aten = torch.ops.aten
 
@@ -141,8 +141,8 @@ def view_as_real(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[
 @rule(aten.diagonal)
 def diagonal(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
     """Take the entries in which two axes agree; units of both are then the same, which no edit of one can follow."""
-    x, offset, first, second = (*args, *(0, 0, 1)[len(args) - 1 :])
-    axes = list(tracer[x])
+    first, second = (args[i] if len(args) > i else kwargs.get(f"dim{i - 1}", i - 2) for i in (2, 3))
+    axes = list(tracer[args[0]])
     pair = [axes[first], axes[second]]
     for axis in pair:
         tracer.freeze(axis, "takes its diagonal")

@@ -1,0 +1,283 @@
+"""What a trace costs against Torch-Pruning and a training step, in memory, and what an edit costs against bare copies.
+
+    python benchmarks/tracing.py                             prints the tables
+    python benchmarks/tracing.py docs/benchmarks-tracing.md  writes them
+
+Needs `pip install torch-pruning==1.6.*`. What is compared runs alternately in one process, memory in processes of
+their own. Medians over the repetitions, with the range in brackets; a ratio is that of two neighbours in time.
+"""
+
+from __future__ import annotations
+
+import copy
+import platform
+import resource
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import median
+
+import models
+import torch
+import torch_pruning
+from torch import Tensor, nn
+
+import growkit
+
+TRACED = ("ResNet50", "ResNet152", "Transformer")
+MEASURES = ("model", "forward", "trace")
+MEBIBYTE = 2**20
+
+
+def make(name: str) -> tuple[nn.Module, tuple[Tensor]]:
+    """Return a model by its name, and an example: two images of 64 x 64, or two sequences of 64 tokens."""
+    torch.manual_seed(0)
+    model = getattr(models, name)().eval()
+    return model, models.example(model)
+
+
+def seconds(function: Callable[[], object]) -> float:
+    """Return how long a call takes."""
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def alternately(functions: Sequence[Callable[[], object]], repetitions: int) -> list[list[float]]:
+    """Return how long each function takes, each time; they take turns, forwards and backwards."""
+    for function in functions:
+        function()
+    found: list[list[float]] = [[] for _ in functions]
+    for repetition in range(repetitions):
+        order = range(len(functions))
+        for index in order if repetition % 2 else reversed(order):
+            found[index].append(seconds(functions[index]))
+    return found
+
+
+def ranged(values: Sequence[float], digits: str = ".2f") -> str:
+    """Return "median (min to max)"."""
+    return f"{median(values):{digits}} ({min(values):{digits}} to {max(values):{digits}})"
+
+
+def ratios(ones: Sequence[float], others: Sequence[float]) -> list[float]:
+    """Return the ratio of each pair."""
+    return [one / other for one, other in zip(ones, others, strict=True)]
+
+
+# ------------------------------------------------------------------ the time of a trace
+
+
+def pruning_groups(model: nn.Module, inputs: tuple[Tensor]) -> None:
+    """Find all groups of Torch-Pruning."""
+    graph = torch_pruning.DependencyGraph().build_dependency(model, example_inputs=inputs[0], verbose=False)
+    list(graph.get_all_groups())
+
+
+def training_step(model: nn.Module, inputs: tuple[Tensor], batch: int, side: int | None = None) -> Callable[[], None]:
+    """Return a training step on a copy of the model: forward, backward and Adam, on random inputs."""
+    trained = copy.deepcopy(model).train()
+    optimizer = torch.optim.Adam(trained.parameters())
+    if inputs[0].is_floating_point():
+        shape = (batch, *inputs[0].shape[1:]) if side is None else (batch, 3, side, side)
+        given = torch.randn(shape)
+    else:
+        given = torch.randint(1000, (batch, *inputs[0].shape[1:]))
+
+    def step() -> None:
+        logits = trained(given).flatten(0, -2)
+        nn.functional.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.int64)).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def traces(repetitions: int = 7) -> list[str]:
+    """Compare a trace with Torch-Pruning, a plain forward pass and a training step."""
+    rows = [
+        "| model | trace, ms | Torch-Pruning, ms | step of 32, ms | trace / Torch-Pruning | trace / step of 32 "
+        "| trace / forward |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for name in TRACED:
+        model, inputs = make(name)
+        functions = [
+            lambda model=model, inputs=inputs: growkit.trace(model, *inputs),
+            lambda model=model, inputs=inputs: pruning_groups(model, inputs),
+            torch.no_grad()(lambda model=model, inputs=inputs: model(*inputs)),
+            training_step(model, inputs, 32),
+        ]
+        traced, pruned, forward, step = alternately(functions, repetitions)
+        cells = [ranged([1e3 * s for s in values], ".0f") for values in (traced, pruned, step)]
+        cells += [ranged(ratios(traced, other), digits) for other, digits in ((pruned, ".2f"), (step, ".3f"))]
+        rows.append(f"| {name} | " + " | ".join([*cells, ranged(ratios(traced, forward))]) + " |")
+    return rows
+
+
+def large_images(repetitions: int = 3) -> list[str]:
+    """Compare a trace of ResNet-50 on one pair of images of 224 x 224 with a training step on 32 of them."""
+    model, _ = make("ResNet50")
+    inputs = (torch.randn(2, 3, 224, 224),)
+    functions = [lambda: growkit.trace(model, *inputs), training_step(model, inputs, 32, 224)]
+    traced, step = alternately(functions, repetitions)
+    return [
+        f"ResNet50 at 224 x 224: trace {ranged([1e3 * s for s in traced], '.0f')} ms, step of 32 "
+        f"{ranged(step, '.1f')} s, ratio {ranged(ratios(traced, step), '.4f')} over {repetitions} repetitions."
+    ]
+
+
+# ------------------------------------------------------------------ the memory of a trace
+
+
+def peak_of(name: str, measure: str) -> int:
+    """Return the peak of resident bytes of a process that makes a model and, perhaps, runs or traces it."""
+    command = [sys.executable, __file__, "--peak", name, measure]
+    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def measure_peak(name: str, measure: str) -> None:
+    """Do what is to be measured, and print the peak of this process; a warm-up of a tiny model loads all code."""
+    tiny = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 2)).eval()
+    growkit.trace(tiny, torch.randn(2, 3, 8, 8))
+    model, inputs = make(name)
+    if measure == "forward":
+        with torch.no_grad():
+            model(*inputs)
+    elif measure == "trace":
+        growkit.trace(model, *inputs)
+    print(1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+
+
+def memory(repetitions: int = 7) -> list[str]:
+    """Compare the peaks of processes that make, run and trace a model."""
+    rows = [
+        "| model | parameters, MiB | forward, beyond the model, MiB | trace, beyond the model, MiB "
+        "| model and trace / model | trace beyond model and forward / model |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for name in TRACED:
+        model, _ = make(name)
+        size = sum(p.nbytes for p in model.parameters())
+        peaks = {measure: [peak_of(name, measure) for _ in range(repetitions)] for measure in MEASURES}
+        base = median(peaks["model"])
+        forward, traced = ([peak - base for peak in peaks[measure]] for measure in MEASURES[1:])
+        cells = [f"{size / MEBIBYTE:.0f}"]
+        cells += [ranged([value / MEBIBYTE for value in values], ".0f") for values in (forward, traced)]
+        cells += [ranged([1 + value / size for value in traced])]
+        cells += [ranged([(value - median(forward)) / size for value in traced])]
+        rows.append(f"| {name} | " + " | ".join(cells) + " |")
+    return rows
+
+
+# ------------------------------------------------------------------ the time of an edit
+
+
+def trained(model: nn.Module) -> tuple[nn.Module, torch.optim.Adam]:
+    """Return a copy of a model with an Adam that has taken a step."""
+    model = copy.deepcopy(model)
+    optimizer = torch.optim.Adam(model.parameters())
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    optimizer.zero_grad()
+    return model, optimizer
+
+
+def bare_copies(changed: Sequence[tuple[Sequence[Tensor], Sequence[Tensor | None]]]) -> Callable[[], list[Tensor]]:
+    """Return a function that selects, for each changed parameter and its moments, the entries of the new shape."""
+
+    def copies() -> list[Tensor]:
+        made = []
+        for tensors, indices in changed:
+            for tensor in tensors:
+                for axis, index in enumerate(indices):
+                    tensor = tensor if index is None else tensor.index_select(axis, index)
+                made.append(tensor)
+        return made
+
+    return copies
+
+
+def changed_tensors(
+    change: growkit.Change, optimizer: torch.optim.Adam
+) -> list[tuple[list[Tensor], list[Tensor | None]]]:
+    """Return the tensors that a change copied, as they are now, and along which axes with which indices."""
+    found = []
+    for parameter in change.parameters.values():
+        state = optimizer.state[parameter.old]
+        indices = [
+            torch.arange(new) % old if new != old else None
+            for old, new in zip(parameter.old.shape, parameter.new.shape, strict=True)
+        ]
+        found.append(([parameter.old.detach(), state["exp_avg"], state["exp_avg_sq"]], indices))
+    return found
+
+
+def edits(repetitions: int = 7, tokens: int = 64) -> list[str]:
+    """Compare an edit that widens every width that can grow by a quarter with the copies that it needs."""
+    model, (example,) = make("FreeHeadsTransformer")
+    inputs = (example[:, :tokens],)
+    widths = [w for w in growkit.trace(model, *inputs).growable if w.size >= 4 and not w.uniform]
+    wider = [growkit.Widen(width.name, copies=range(width.size // 4)) for width in widths]
+    applied, copied, traced, probed = [], [], [], []
+    for repetition in range(repetitions + 1):
+        grown, optimizer = trained(model)
+        keep = dict(optimizer.state)
+        start = time.perf_counter()
+        change = growkit.apply(grown, wider, example=inputs, optimizers=[optimizer])
+        applied.append(time.perf_counter() - start)
+        optimizer.state.update(keep)
+        copies = bare_copies(changed_tensors(change, optimizer))
+        copied.append(seconds(copies))
+        traced.append(seconds(lambda: growkit.trace(model, *inputs)))
+        with torch.no_grad():
+            probed.append(2 * seconds(lambda: model(*inputs)))
+        if not repetition:
+            for values in (applied, copied, traced, probed):
+                values.clear()  # warm-up
+    cells = [ranged([1e3 * s for s in values], ".0f") for values in (applied, copied, traced, probed)]
+    what = f"{len(wider)} widths, sizes {sorted({width.size for width in widths})}; 2 x {tokens} tokens"
+    return [f"| {what} | " + " | ".join([*cells, ranged(ratios(applied, copied))]) + " |"]
+
+
+def main() -> None:
+    """Measure, and print or write the tables."""
+    warnings.simplefilter("ignore")
+    if sys.argv[1:2] == ["--peak"]:
+        return measure_peak(*sys.argv[2:4])
+    machine = f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    head = ["| edit | apply, ms | bare copies, ms | trace alone, ms | two forward passes alone, ms | apply / copies |"]
+    head.append("| --- | --- | --- | --- | --- | --- |")
+    sections = [
+        "# Benchmarks of tracing",
+        "Made by `python benchmarks/tracing.py docs/benchmarks-tracing.md`. Medians, with minimum and maximum in "
+        "brackets; a ratio is that of two neighbours in time.",
+        f"Machine: {machine}; Torch-Pruning {torch_pruning.__version__}.",
+        "## The time of a trace",
+        "Two images of 64 x 64, or two sequences of 64 tokens. Torch-Pruning builds its dependency graph and lists "
+        "all groups. The training step is forward, backward and Adam on a batch of 32.",
+        "\n".join(traces()),
+        "\n".join(large_images()),
+        "## The memory of a trace",
+        "Peaks of resident memory of processes of their own, beyond that of one that only makes the model.",
+        "\n".join(memory()),
+        "## The time of an edit",
+        "The transformer of 12 layers with free heads and Adam state. Its 36 widths that can grow, the heads, the head "
+        "size and the hidden units of each layer, grow by a quarter at once; the width of the stream is normalised and "
+        "cannot. Apply includes its own trace and two probes. Bare copies: one `index_select` for each axis that "
+        "changes, of each changed parameter and of its two moments.",
+        "\n".join([*head, *edits(), *edits(tokens=8)]),
+    ]
+    text = "\n\n".join(sections) + "\n"
+    if len(sys.argv) > 1:
+        Path(sys.argv[1]).write_text(text, encoding="utf-8")
+    print(text)
+    return None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,357 @@
+"""The record of a traced pass, and the vocabulary in which rules write it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from growkit.structure.calls import Call
+from growkit.structure.dimensions import Expr, Symbol, covers, forbid_exact, freeze, is_data, leaves, resolve
+from growkit.structure.mirrors import (
+    MIRRORING,
+    Attributes,
+    Mirror,
+    agrees,
+    output_mirrors,
+    parameter_mirrors,
+)
+from growkit.structure.roles import Axis, Constraint
+from growkit.structure.rules import RULES, Rule, is_pointwise, pointwise, refuse
+from growkit.structure.rules.cuts import full_slices
+from growkit.structure.sizes import Log, Size, expression, same_size
+from growkit.structure.tensors import named_tensors
+from growkit.structure.unify import unify
+
+__all__ = ["Tracer"]
+
+
+class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """The record of one forward pass, and the vocabulary in which rules write it.
+
+    Attributes:
+        axes: the axes of every tensor seen that is still alive.
+        constraints: demands on roles, in forward order.
+        demands: further demands on whole axes, each a function of their expression and a reason, to be made when all
+            expressions are known.
+        work: FLOPs of operations, and the axes they are proportional to.
+        mirrors: attributes that repeat sizes.
+        reached: the parameters, buffers and plain tensors that the pass used, by identity, in order of first use.
+        decides: whether the pass looked at values, so that other inputs may take other branches.
+        dtypes: of the tensors that the pass computed.
+        outputs: the shape of the last tensor that each module returned, by its name.
+        results: the axes of each tensor that the model returned.
+        gains: by identity, each direction of a weight norm, its gain, and the axis that the gain runs over.
+        call: the torch function under way, as it was called from Python, or None.
+        log: what the pass did with the values of sizes.
+    """
+
+    def __init__(self, model: nn.Module, rules: Mapping[Any, Rule] | None = None) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.axes: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+        self.constraints: list[Constraint] = []
+        self.demands: list[tuple[Callable[[Expr, str], None], Axis, str]] = []
+        self.work: list[tuple[float, tuple[Axis, ...]]] = []
+        self.mirrors: list[Mirror] = []
+        self.reached: dict[int, None] = {}
+        self.outputs: dict[str, tuple[int, ...]] = {}
+        self.results: list[list[Axis]] = []
+        self.gains: list[tuple[int, int, int]] = []
+        self.decides = False
+        self.dtypes: set[torch.dtype] = set()
+        self.call: Call | None = None
+        self.log = Log(lambda: self._stack[-1] if self._stack else None)
+        self._rules = {**RULES, **(rules or {})}
+        self._scores: list[tuple[Constraint, object]] = []
+        self._names = {id(module): name for name, module in model.named_modules()}
+        self._stack: list[nn.Module] = []
+        self._traps: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+        self._operation = ""
+        self._muted = False
+        tensors = named_tensors(model).values()
+        for tensor in tensors:
+            self.axes[tensor] = [Axis(Symbol(size)) for size in tensor.shape]
+            if not (tensor.is_floating_point() or tensor.is_complex()):
+                self.constraints.extend(Constraint("copies", (axis,), "a mask") for axis in self.axes[tensor])
+        self._persistent = {id(tensor) for tensor in tensors}
+        self._owners: dict[int, list[nn.Module]] = {}
+        for module in model.modules():
+            for owned in (*module._parameters.values(), *module._buffers.values()):
+                if owned is not None:
+                    self._owners.setdefault(id(owned), []).append(module)
+
+    # ------------------------------------------------------------- for rules: axes
+
+    def __getitem__(self, tensor: Tensor) -> list[Axis]:
+        """Return the axes of a tensor, one an axis."""
+        axes = self.axes.get(tensor)  # type: ignore[no-untyped-call]
+        if axes is None:
+            reason = f"meets a tensor in {self.where} that is neither a parameter, a buffer nor computed from inputs"
+            axes = self.axes[tensor] = [self.extent(size, reason) for size in tensor.shape]
+        return axes  # type: ignore[no-any-return]
+
+    def __setitem__(self, tensor: Tensor, axes: list[Axis]) -> None:
+        self.axes[tensor] = axes
+
+    def axes_of(self, tensor: Tensor) -> list[Axis] | None:
+        """Return the axes of a tensor, or None if it has not been seen yet."""
+        return self.axes.get(tensor)  # type: ignore[no-any-return, no-untyped-call]
+
+    @property
+    def where(self) -> str:
+        """The operation under way, for reasons: "aten.mm in 'encoder.0' (Linear)"."""
+        operation = self._operation or "the first operation"
+        if not self._stack:
+            return operation
+        module = self._stack[-1]
+        name = self._names.get(id(module), "")
+        return f"{operation} in {name!r} ({type(module).__name__})" if name else f"{operation} in the model"
+
+    def extent(self, size: int, reason: str) -> Axis:
+        """Return a new axis that belongs to the data and cannot grow."""
+        return Axis(Symbol(size, extent=True, frozen=reason))
+
+    def made(self, size: int) -> Axis:
+        """Return a new axis that belongs to the data because the operation under way made it."""
+        return self.extent(size, f"was made by {self.where}")
+
+    def asked(self, size: int) -> Axis:
+        """Return an axis for a size that the call under way asked for; its entries are alike for all units."""
+        wanted = self.call.origin(size) if self.call is not None else None
+        expr = expression(wanted, self.where) if isinstance(wanted, Size) else None
+        if expr is None or is_data(expr):
+            return self.made(size)
+        axis = Axis(expr)
+        self.constrain("copies", axis)
+        return axis
+
+    # ------------------------------------------------------------- for rules: demands
+
+    def unify(self, a: Axis, b: Axis) -> None:
+        """Demand equal sizes."""
+        if a.expr is not b.expr:
+            unify(a.expr, b.expr, self.where)
+
+    def freeze(self, axis: Axis, does: str) -> None:
+        """Forbid any change of an axis; `does` completes the sentence "aten.x in 'module' ..."."""
+        freeze(axis.expr, f"{self.where} {does}")
+
+    def forbid_exact(self, axis: Axis, does: str) -> None:
+        """Note that a change of the axis changes the function; `does` as for `freeze`."""
+        self.demand(forbid_exact, axis, does)
+        self.constrain("copies", axis)
+
+    def demand(self, demand: Callable[[Expr, str], None], axis: Axis, does: str) -> None:
+        """Make a demand on an axis when its expression is known; `does` as for `freeze`."""
+        self.demands.append((demand, axis, f"{self.where} {does}"))
+
+    def single(self, axis: Axis) -> None:
+        """Note that an axis has one entry whatever the sizes of the network are."""
+        for symbol in leaves(axis.expr):
+            symbol.extent, symbol.frozen = True, symbol.frozen or f"has one entry for {self.where}"
+
+    def trap(self, tensor: Tensor, axis: Axis, does: str) -> None:
+        """Freeze an axis if a tensor is ever used."""
+        self._traps[tensor] = (axis, f"{self.where} {does}")
+
+    def written(self, axis: Axis, size: int) -> None:
+        """Freeze an axis whose size the code gives as a number."""
+        if not is_data(axis.expr):
+            self.freeze(axis, f"gives its size as the number {size}: take it from a shape or an attribute instead")
+
+    def sized(self, axis: Axis, wanted: Any) -> None:
+        """Note that an axis has the size that the code asked for: a `Size`, a number, or None if it asked for none."""
+        if isinstance(wanted, Size):
+            expr = expression(wanted, self.where)
+            if expr is not None and expr.size == axis.expr.size:
+                if not same_size(expr, axis.expr):
+                    unify(axis.expr, expr, self.where)
+            elif not is_data(axis.expr):
+                self.freeze(axis, f"computes its size ({int(wanted)}) in a way that growkit cannot follow")
+        elif wanted is not None and wanted > 1:
+            self.written(axis, wanted)
+
+    def same(self, a: Axis, b: Axis) -> None:
+        """Demand equal sizes and equal roles."""
+        if a is not b:
+            self.unify(a, b)
+            self.constrain("same", a, b)
+
+    def piece(self, piece: Axis, whole: Axis, offset: int) -> None:
+        """Note that an axis is a stretch of another one, with its roles."""
+        self.constraints.append(Constraint("piece", (piece, whole), self.where, offset))
+
+    def contract(self, a: Axis, b: Axis, *, scores: bool = False, scaled: bool = False) -> None:
+        """Demand equal sizes and opposite roles: the operation sums over the products.
+
+        Args:
+            a: an axis of one factor.
+            b: an axis of the other.
+            scores: the sum may be divided by the square root of its length before or afterwards.
+            scaled: it certainly is.
+        """
+        self.unify(a, b)
+        constraint = Constraint("opposite", (a, b), self.where)
+        constraint.power = int(scaled)
+        if scores:
+            self._scores.append((constraint, self._stack[-1] if self._stack else None))
+        self.constraints.append(constraint)
+
+    def constrain(self, kind: str, *axes: Axis) -> None:
+        """Demand something of roles; see `Constraint`."""
+        self.constraints.append(Constraint(kind, axes, self.where))
+
+    # ------------------------------------------------------------- for rules: attributes and costs
+
+    def mirror(self, owner: Tensor | None, attribute: str, *axes: Axis, several: bool = False) -> None:
+        """Note that an attribute repeats the sizes of these axes.
+
+        The attribute is that of the modules that hold the parameter `owner`, else of the module under way.
+        """
+        for module in self._owners.get(id(owner), self._stack[-1:]):
+            if isinstance(module, MIRRORING):
+                self.note(module, attribute, axes, several=several)
+
+    def note(self, module: nn.Module, attribute: str, axes: tuple[Axis, ...], *, several: bool = False) -> None:
+        """Note a mirror of a module, if its attribute is there and repeats the sizes."""
+        if id(module) in self._names and agrees(module, attribute, axes, several=several):
+            self.mirrors.append(Mirror(module, attribute, [axis.expr for axis in axes], several))
+
+    def in_module(self, kind: type[nn.Module]) -> bool:
+        """Say whether the module under way is of a kind."""
+        return bool(self._stack) and isinstance(self._stack[-1], kind)
+
+    def normalised(self, direction: Tensor, gain: Tensor, axis: int) -> None:
+        """Note a weight that is a gain times a direction of norm 1, so that the gain follows the direction."""
+        self.gains.append((id(direction), id(gain), axis))
+
+    def count(self, operation: Callable[..., Any], arguments: tuple[Any, ...], out: Any, *axes: Axis) -> None:
+        """Note the FLOPs of the operation under way, and the axes they are proportional to."""
+        formula = flop_registry.get(operation.overloadpacket)  # type: ignore[attr-defined]
+        if formula is not None:
+            self.work.append((int(formula(*arguments, out_val=out)), axes))
+
+    # ------------------------------------------------------------- the pass
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Run the operation, then let its rule say what it means for dimensions."""
+        kwargs = kwargs or {}
+        for tensor in tree_leaves((args, kwargs)):
+            if isinstance(tensor, Tensor) and id(tensor) in self._persistent:
+                self.reached.setdefault(id(tensor))
+            if self._traps and isinstance(tensor, Tensor):
+                self._spring(tensor)
+        if self._muted:
+            return func(*args, **kwargs)
+        rule = self._rules.get(func.overloadpacket)
+        if rule is None and is_pointwise(func):
+            rule = pointwise
+        if rule is None:
+            # Under inference mode composite operations arrive whole.
+            with self:
+                parts = func.decompose(*args, **kwargs)
+            if parts is not NotImplemented:
+                return parts
+        out = func(*args, **kwargs)
+        if isinstance(out, Tensor):
+            self.dtypes.add(out.dtype)
+        self._operation = str(func.overloadpacket)
+        self.decides |= torch.Tag.data_dependent_output in func.tags or torch.Tag.dynamic_output_shape in func.tags
+        if rule is None:
+            self.count(func, args, out)
+            rule = refuse
+        self._apply(rule, func, args, kwargs, out)
+        return out
+
+    def _spring(self, tensor: Tensor) -> None:
+        if (trap := self._traps.get(tensor)) is not None:  # type: ignore[no-untyped-call]
+            freeze(trap[0].expr, trap[1])
+
+    def through(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run a torch function; if there is a rule for it as a whole, that speaks for the operations inside."""
+        rule = self._rules.get(func)
+        if func == Tensor.__getitem__:
+            full_slices(self, *args)
+        if rule is None or self._muted:
+            return func(*args, **kwargs)
+        self._muted = True
+        try:
+            out = func(*args, **kwargs)
+        finally:
+            self._muted = False
+        self._operation = str(getattr(func, "__name__", func))
+        self._apply(rule, func, args, kwargs, out)
+        return out
+
+    def _apply(self, rule: Rule, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+        try:
+            rule(self, func, args, kwargs, out)
+        except (IndexError, KeyError, TypeError, ValueError):
+            refuse(self, func, args, kwargs, out)  # a form of the operation that its rule does not know
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Keep track of the module under way."""
+
+        def enter(module: nn.Module, inputs: Any) -> None:
+            self._stack.append(module)
+
+        def leave(module: nn.Module, inputs: Any, output: Any) -> None:
+            if isinstance(output, Tensor):
+                axes = self.axes_of(output)
+                if (name := self._names.get(id(module))) is not None and axes is not None:
+                    self.outputs[name] = tuple(axis.expr.size for axis in axes)
+                if isinstance(module, MIRRORING) and axes is not None:
+                    for attribute, repeated, several in output_mirrors(module, axes):
+                        self.note(module, attribute, repeated, several=several)
+            self._stack.pop()
+
+        hooks = register_module_forward_pre_hook(enter), register_module_forward_hook(leave)
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def settle(self, model: nn.Module, attributes: Attributes | None) -> None:
+        """Make the demands that had to wait until every expression is known, and find the attributes that follow."""
+        for module in model.modules():
+            for attribute, parameter, position in parameter_mirrors(module):
+                self.note(module, attribute, (self[parameter][position],))
+        known = {
+            symbol
+            for tensor in named_tensors(model).values()
+            for axis in self[tensor]
+            for symbol in leaves(axis.expr)
+            if not symbol.extent
+        }
+        if attributes is not None:
+            self.mirrors.extend(attributes.mirrors(known))
+            for constraint, place in self._scores:
+                self._scale(constraint, *attributes.root_of(constraint.axes[0].expr, place))
+        for demand, axis, reason in self.demands:
+            demand(axis.expr, reason)
+
+    def _scale(self, constraint: Constraint, rooted: bool, mirror: Mirror | None, others: Expr | None) -> None:
+        """Let what shares units out make up for scores that are divided by the square root of their size."""
+        expr = resolve(constraint.axes[0].expr)
+        if others is not None:
+            forbid_exact(others, f"{constraint.where} divides by the square root of its size, which no weight follows")
+        if all(covers(symbol, expr) for symbol in leaves(expr)):
+            constraint.power |= int(rooted)
+            if mirror is not None:
+                self.mirrors.append(mirror)
+        elif (rooted and mirror is None) or constraint.power:
+            # An attribute may keep its value; a number that is computed from several widths together may not.
+            forbid_exact(expr, f"{constraint.where} divides by the square root of a sum of sizes")
+            constraint.power = 0
