@@ -25,6 +25,7 @@ from growkit.structure.mirrors import (
     Attributes,
 )
 from growkit.structure.rules import Rule
+from growkit.structure.tracer import Tracer
 
 __all__ = ["trace_model"]
 
