@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from growkit.structure.dimensions import product
+from growkit.structure.dimensions import freeze, is_data, product
 from growkit.structure.sizes import Log, Real, Size, sizes_in
 
 __all__ = ["Call", "SizeMode"]
@@ -76,6 +76,7 @@ _ARITHMETIC = {
     *("mul_", "div_", "add_", "sub_", "__imul__", "__itruediv__", "tensor", "full", "full_like", "as_tensor"),
     *("scaled_dot_product_attention", "baddbmm", "masked_fill", "clamp"),
 }
+_LEAVING = {"numpy", "__array__", "tolist", "__dlpack__"}
 _SHAPE = torch.Tensor.shape.__get__  # type: ignore[attr-defined]
 _OVERRIDES = {"has_torch_function", "has_torch_function_unary", "has_torch_function_variadic"}
 
@@ -124,6 +125,8 @@ class SizeMode(TorchFunctionMode):
                     return opened(*args, **kwargs)
             finally:
                 self._opened = outer_function
+        if name in _LEAVING:
+            self._leaves(args[0], name)
         if name in _ARITHMETIC:
             self._note_operands(args, kwargs)
         outer, tracer.call = tracer.call, Call(func, args, kwargs, tracer.log)
@@ -131,6 +134,11 @@ class SizeMode(TorchFunctionMode):
             return tracer.through(func, args, kwargs)
         finally:
             tracer.call = outer
+
+    def _leaves(self, tensor: Tensor, name: str) -> None:
+        for axis in self._tracer.axes_of(tensor) or ():
+            if not is_data(axis.expr):
+                freeze(axis.expr, f"{name} in {self._tracer.place} takes its entries out of torch")
 
     def _shape(self, tensor: Tensor, shape: torch.Size) -> torch.Size:
         axes = self._tracer.axes_of(tensor)

@@ -48,11 +48,18 @@ class Symbol:
         open_ended: why only new units can be added, and only on demand, or None (the classes of a classifier).
         uniform: why every unit must be copied equally often, or None (a mean over the units).
         copies_only: why new units cannot be added, only copies, or None (a maximum over the units).
+        number: True if an extent is a number in the code, which never varies with the data.
+        family: the factors that the symbol and others were one with before a view took them apart.
     """
 
-    __slots__ = ("bound", "copies_only", "extent", "frozen", "inexact", "open_ended", "size", "uniform")
+    __slots__ = (
+        *("bound", "copies_only", "extent", "family", "frozen", "inexact", "number", "open_ended", "size"),
+        "uniform",
+    )
 
-    def __init__(self, size: int, *, frozen: str | None = None, extent: bool = False) -> None:
+    def __init__(self, size: int, *, frozen: str | None = None, extent: bool = False, number: bool = False) -> None:
+        self.number = number
+        self.family: list[Symbol] = []
         self.size = size
         self.extent = extent
         self.frozen = frozen

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from growkit.structure.tensors import named_tensors, plain_tensors
+
 __all__ = ["WriteGuard"]
 
 
@@ -16,15 +18,17 @@ class WriteGuard(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Keeps a copy of every guarded tensor just before it is first written to, and puts it back on leaving.
 
     Args:
-        model: whose parameters and buffers to guard; buffers that are replaced come back, too.
+        model: whose parameters, buffers and plain tensors to guard; those that are replaced come back, too.
         inputs: further tensors.
     """
 
     def __init__(self, model: nn.Module, inputs: Iterable[Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._buffers = [(module, dict(module._buffers)) for module in model.modules()]
+        modules = [module for module in model.modules() if not isinstance(module, torch.jit.ScriptModule)]
+        self._buffers = [(module, dict(module._buffers)) for module in modules]
+        self._plain = [(module, plain_tensors(module)) for module in modules]
         self._guarded: dict[int, list[Tensor]] = {}
-        for tensor in (*model.parameters(), *model.buffers(), *inputs):
+        for tensor in (*named_tensors(model).values(), *inputs):
             if (key := _storage(tensor)) is not None:
                 self._guarded.setdefault(key, []).append(tensor)
         self._saved: list[tuple[Tensor, Tensor]] = []
@@ -34,9 +38,11 @@ class WriteGuard(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> Any:
         """Run the operation; save first what it is about to write to."""
         kwargs = kwargs or {}
-        if func._schema.is_mutable:
+        undeclared = func.overloadpacket in _UNDECLARED
+        if func._schema.is_mutable or undeclared:
             for argument, value in zip(func._schema.arguments, args, strict=False):
-                if isinstance(value, Tensor) and argument.alias_info is not None and argument.alias_info.is_write:
+                written = undeclared or (argument.alias_info is not None and argument.alias_info.is_write)
+                if isinstance(value, Tensor) and written:
                     for tensor in self._guarded.pop(_storage(value) or -1, ()):
                         self._saved.append((tensor, tensor.detach().clone()))
         return func(*args, **kwargs)
@@ -51,6 +57,17 @@ class WriteGuard(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if now.keys() != buffers.keys() or any(now[key] is not buffer for key, buffer in buffers.items()):
                 module._buffers.clear()
                 module._buffers.update(buffers)
+        for module, tensors in self._plain:
+            vars(module).update(tensors)
+
+
+# They write running statistics, and their schemas do not say so.
+_UNDECLARED = {
+    torch.ops.aten.native_batch_norm,
+    torch.ops.aten.cudnn_batch_norm,
+    torch.ops.aten.miopen_batch_norm,
+    torch.ops.aten._batch_norm_with_update,
+}
 
 
 def _storage(tensor: Tensor) -> int | None:

@@ -129,6 +129,7 @@ class Attributes:
     def __init__(self, model: nn.Module, log: Log) -> None:
         self._log = log
         self._owners = list(_owners(model))
+        self._explained: set[int] = set()
         self._tagged: list[tuple[Any, str, Any, Any]] = []
 
     def __enter__(self) -> Attributes:
@@ -197,6 +198,13 @@ class Attributes:
                 if isinstance(symbol, Symbol) and symbol not in known and known.intersection(leaves(expr)):
                     symbol.bound = expr
 
+    def unexplained(self, known: set[Symbol]) -> Iterator[tuple[Expr, str]]:
+        """Yield sizes whose value went into the computation as a number, other than to scale scores, and where."""
+        for size, under_way in self._log.reads:
+            expr = expression(size, "arithmetic") if id(size) not in self._explained else None
+            if expr is not None and known.intersection(leaves(expr)):
+                yield expr, type(under_way).__name__
+
     def root_of(self, expr: Expr, module: object) -> tuple[bool, Mirror | None, Expr | None]:
         """Say whether a module divides by the square root of a size.
 
@@ -211,8 +219,10 @@ class Attributes:
         for size, under_way in self._log.reads:
             if under_way is module and (read := expression(size, "a square root")) is not None:
                 if same_size(read, expr):
+                    self._explained.add(id(size))
                     return True, None, None
                 if (others := _others(read, expr)) is not None:
+                    self._explained.add(id(size))
                     return True, None, others
         return False, None, None
 

@@ -58,7 +58,7 @@ def chop(expr: Expr, count: int, where: str) -> Expr | None:
     if isinstance(expr, Symbol):
         if size == 1 and not expr.extent:
             freeze(expr, f"is taken apart into its {count} units by {where}")
-        part = Symbol(size, extent=expr.extent or size == 1, frozen=expr.frozen)
+        part = Symbol(size, extent=expr.extent or size == 1, number=size == 1, frozen=expr.frozen)
         expr.bound = Concat((part,) * count)
         return part
     if isinstance(expr, Product) and expr.factors[0].size % count == 0:
@@ -119,7 +119,9 @@ def divide(expr: Expr, front: int, where: str) -> tuple[Expr, Expr] | None:
         last = halves[1]
     assert last is not None
     if all(size.size == 1 for size in fronts):
-        return Symbol(front, extent=True, frozen=f"is the number of parts that {where} takes apart"), resolve(last)
+        return Symbol(front, extent=True, number=True, frozen=f"is the number of parts {where} takes apart"), resolve(
+            last
+        )
     return concat(fronts), resolve(last)
 
 

@@ -54,7 +54,8 @@ class Size(int):
         if isinstance(value, int):
             adds_nothing = value == int.__int__(self) and operation in {"sum", "difference"}
             return self if adds_nothing else Size(value, (operation, left, right), self.log)
-        self.log.note_read(self)  # the other operand is no integer
+        if isinstance(left, float) or isinstance(right, float):
+            self.log.note_read(self)
         return value
 
     def __neg__(self) -> Any:
@@ -83,6 +84,12 @@ class Size(int):
 
     def __rfloordiv__(self, other: Any) -> Any:
         return self._combine("quotient", other, self, super().__rfloordiv__(other))
+
+    def __rshift__(self, other: Any) -> Any:
+        return self // (1 << other) if type(other) is int else super().__rshift__(other)
+
+    def __divmod__(self, other: Any) -> Any:
+        return self // other, self % other
 
     def __eq__(self, other: object) -> bool:
         equal = int.__eq__(self, other) is True  # type: ignore[operator]
@@ -192,7 +199,11 @@ def expression(size: Any, where: str) -> Expr | None:
         where: the operation that asks, for the reason given if symbols must be reconciled for it.
     """
     if not isinstance(size, Size):
-        return Symbol(int(size), extent=True, frozen=f"is the number {size} in the code") if size > 0 else None
+        return (
+            Symbol(int(size), extent=True, frozen=f"is the number {size} in the code", number=True)
+            if size > 0
+            else None
+        )
     if not isinstance(size.form, tuple):
         return resolve(size.form)
     operation, left, right = size.form

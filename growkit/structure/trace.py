@@ -14,8 +14,9 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils.parametrizations import _SpectralNorm
+from torch.nn.utils.spectral_norm import SpectralNorm
 
 from growkit.errors import StructureError
 from growkit.structure.calls import SizeMode
@@ -70,10 +71,9 @@ def _traced(model: nn.Module, example: Example, rules: Mapping[Any, Rule] | None
             stack.enter_context(attributes)
         try:
             with tracer, SizeMode(tracer) if remembering else ExitStack():
-                output = call(model, example)
-                if any(id(parameter) not in tracer.reached for parameter in model.parameters()):
-                    # Perhaps they belong to a branch that only training takes.
-                    _train_pass(model, example)
+                outputs = [call(model, example)]
+                if any(id(parameter) not in tracer.reached for parameter in model.parameters()) or _asks(model):
+                    outputs.append(_train_pass(model, example))
         except Exception as error:
             raise StructureError(
                 f"the forward pass of {type(model).__name__} failed while it was traced, in {tracer.where}",
@@ -81,9 +81,9 @@ def _traced(model: nn.Module, example: Example, rules: Mapping[Any, Rule] | None
                 expected="a forward pass that runs on the example inputs in evaluation mode",
                 advice="call the model on the example yourself first; give keyword inputs as a dict",
             ) from error
-    for tensor in tensors_in(output):
-        tracer._spring(tensor)
-        tracer.results.append(tracer[tensor])
+    tracer.results = [tracer[tensor] for tensor in tensors_in(outputs[0])]
+    for tensor in tensors_in(outputs):
+        tracer.spring(tensor)
         for index, axis in enumerate(tracer[tensor]):
             for symbol in leaves(axis.expr):
                 symbol.open_ended = symbol.open_ended or f"is axis {index} of the model's output"
@@ -105,20 +105,34 @@ def _slow_path() -> Iterator[None]:
 def _freeze_power_iterated(tracer: Tracer, model: nn.Module) -> None:
     """Freeze what a spectral norm is estimated for: copies of units would change the norm."""
     for name, module in model.named_modules():
+        estimated: list[Tensor | None] = []
         if isinstance(module, _SpectralNorm):
             parent = model.get_submodule(name.rpartition(".")[0])
-            for tensor in (*parent._parameters.values(), *module._buffers.values()):
+            estimated = [*parent._parameters.values(), *module._buffers.values()]
+        elif any(isinstance(hook, SpectralNorm) for hook in module._forward_pre_hooks.values()):
+            estimated = [*module._parameters.values(), *module._buffers.values()]
+        if estimated:
+            for tensor in estimated:
                 for axis in tracer[tensor] if tensor is not None else ():
                     freeze(axis.expr, f"is estimated by power iteration in {name!r} while the model trains")
 
 
-def _train_pass(model: nn.Module, example: Example) -> None:
+def _asks(model: nn.Module) -> bool:
+    """Say whether some code of the model asks for the mode, so that training may take branches of its own."""
+    kinds = {type(module) for module in model.modules() if not type(module).__module__.startswith("torch.")}
+    bases = {base for kind in kinds for base in kind.__mro__[: kind.__mro__.index(nn.Module)]}
+    codes = (getattr(function, "__code__", None) for base in bases for function in vars(base).values())
+    return any("training" in code.co_names for code in codes if code is not None)
+
+
+def _train_pass(model: nn.Module, example: Example) -> Any:
+    """Run the model in training mode; return its output, or None if it wants other inputs then."""
     modes = [(module, module.training) for module in model.modules()]
     model.train()
     try:
-        call(model, example)
+        return call(model, example)
     except Exception:
-        pass
+        return None
     finally:
         for module, training in modes:
             module.training = training

@@ -44,6 +44,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             expressions are known.
         work: FLOPs of operations, and the axes they are proportional to.
         mirrors: attributes that repeat sizes.
+        tensors: the parameters, buffers and plain tensors of the model before the pass, by name.
         reached: the parameters, buffers and plain tensors that the pass used, by identity, in order of first use.
         decides: whether the pass looked at values, so that other inputs may take other branches.
         dtypes: of the tensors that the pass computed.
@@ -76,17 +77,28 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._traps: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
         self._operation = ""
         self._muted = False
-        tensors = named_tensors(model).values()
+        self.tensors = named_tensors(model)
+        tensors = self.tensors.values()
         for tensor in tensors:
             self.axes[tensor] = [Axis(Symbol(size)) for size in tensor.shape]
             if not (tensor.is_floating_point() or tensor.is_complex()):
                 self.constraints.extend(Constraint("copies", (axis,), "a mask") for axis in self.axes[tensor])
+        for module in model.modules():
+            if not type(module).__module__.startswith("torch."):
+                self._free_single_axes(module)
         self._persistent = {id(tensor) for tensor in tensors}
         self._owners: dict[int, list[nn.Module]] = {}
         for module in model.modules():
             for owned in (*module._parameters.values(), *module._buffers.values()):
                 if owned is not None:
                     self._owners.setdefault(id(owned), []).append(module)
+
+    def _free_single_axes(self, module: nn.Module) -> None:
+        """Take an axis of one entry of a bare parameter, as class tokens have, for one that is there to be repeated."""
+        for tensor in module._parameters.values():
+            for axis in self.axes[tensor] if tensor is not None and tensor.dim() > 1 else ():
+                if axis.expr.size == 1:
+                    axis.expr.extent, axis.expr.frozen = True, "has one entry to be repeated"
 
     # ------------------------------------------------------------- for rules: axes
 
@@ -109,11 +121,14 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def where(self) -> str:
         """The operation under way, for reasons: "aten.mm in 'encoder.0' (Linear)"."""
         operation = self._operation or "the first operation"
-        if not self._stack:
-            return operation
-        module = self._stack[-1]
+        return f"{operation} in {self.place}" if self._stack else operation
+
+    @property
+    def place(self) -> str:
+        """The module under way, for reasons: "'encoder.0' (Linear)"."""
+        module = self._stack[-1] if self._stack else None
         name = self._names.get(id(module), "")
-        return f"{operation} in {name!r} ({type(module).__name__})" if name else f"{operation} in the model"
+        return f"{name!r} ({type(module).__name__})" if name else "the model"
 
     def extent(self, size: int, reason: str) -> Axis:
         """Return a new axis that belongs to the data and cannot grow."""
@@ -250,7 +265,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if isinstance(tensor, Tensor) and id(tensor) in self._persistent:
                 self.reached.setdefault(id(tensor))
             if self._traps and isinstance(tensor, Tensor):
-                self._spring(tensor)
+                self.spring(tensor)
         if self._muted:
             return func(*args, **kwargs)
         rule = self._rules.get(func.overloadpacket)
@@ -273,7 +288,8 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._apply(rule, func, args, kwargs, out)
         return out
 
-    def _spring(self, tensor: Tensor) -> None:
+    def spring(self, tensor: Tensor) -> None:
+        """Freeze what a tensor is a trap for, because it is used."""
         if (trap := self._traps.get(tensor)) is not None:  # type: ignore[no-untyped-call]
             freeze(trap[0].expr, trap[1])
 
@@ -330,7 +346,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self.note(module, attribute, (self[parameter][position],))
         known = {
             symbol
-            for tensor in named_tensors(model).values()
+            for tensor in self.tensors.values()
             for axis in self[tensor]
             for symbol in leaves(axis.expr)
             if not symbol.extent
@@ -339,6 +355,8 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.mirrors.extend(attributes.mirrors(known))
             for constraint, place in self._scores:
                 self._scale(constraint, *attributes.root_of(constraint.axes[0].expr, place))
+            for expr, kind in attributes.unexplained(known):
+                forbid_exact(expr, f"is used as a number in the forward pass of {kind}")
         for demand, axis, reason in self.demands:
             demand(axis.expr, reason)
 

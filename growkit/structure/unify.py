@@ -23,7 +23,7 @@ def unify(a: Expr, b: Expr, where: str) -> None:
     if a is b:
         return
     if isinstance(a, Symbol) and isinstance(b, Symbol):
-        _merge(a, b)
+        _merge(a, b, where)
     elif isinstance(a, Symbol):
         _bind(a, b, where)
     elif isinstance(b, Symbol):
@@ -38,10 +38,20 @@ def unify(a: Expr, b: Expr, where: str) -> None:
         _distribute(b, a, where)
 
 
-def _merge(a: Symbol, b: Symbol) -> None:
+def _merge(a: Symbol, b: Symbol, where: str) -> None:
     keep, drop = (b, a) if a.extent and not b.extent else (a, b)
+    if drop.extent and not keep.extent:
+        _meets_data(keep, drop, where)
     _inherit(keep, drop)
+    keep.family.extend(drop.family)
     drop.bound = keep
+
+
+def _meets_data(symbol: Symbol, data: Symbol, where: str) -> None:
+    """Freeze what a view took apart by a size of the data: other data would take it apart elsewhere."""
+    if symbol.family and not data.number:
+        for member in symbol.family:
+            freeze(member, f"{where} takes its units apart by a size of the data")
 
 
 _DEMANDS = ("frozen", "inexact", "open_ended", "uniform", "copies_only")
@@ -58,6 +68,8 @@ def _bind(symbol: Symbol, form: Expr, where: str) -> None:
         _give_up(symbol, form, where)
         return
     for leaf in leaves(form):
+        if leaf.extent and not symbol.extent:
+            _meets_data(symbol, leaf, where)
         _inherit(leaf, symbol)
     symbol.bound = form
 
@@ -140,4 +152,7 @@ def split(expr: Expr, size: int, join: Join) -> tuple[Symbol, Symbol] | None:
     _inherit(first, expr)
     _inherit(second, expr)
     expr.bound = join((first, second))
+    if join is product and not expr.extent:
+        for half in (first, second):
+            half.family = [*expr.family, first, second]
     return first, second

@@ -120,7 +120,7 @@ class Structure:
     def __init__(self, model: nn.Module, tracer: Tracer, samples: int, plugins: Plugins) -> None:
         self.model = model
         self.plugins = plugins
-        names = {id(tensor): name for name, tensor in named_tensors(model).items()}
+        names = {id(tensor): name for name, tensor in tracer.tensors.items()}
         self.mirrors: Sequence[Mirror] = tracer.mirrors
         self.dtypes: Set[torch.dtype] = tracer.dtypes
         self.outputs: Mapping[str, tuple[int, ...]] = tracer.outputs
@@ -135,7 +135,7 @@ class Structure:
         self.axes: dict[str, list[Axis]] = {}
         self._fixed_parameters = 0
         self._collect(tracer)
-        buffers = [axis for tensor in named_tensors(model).values() for axis in tracer[tensor] if _is_fixed(tensor)]
+        buffers = [axis for tensor in tracer.tensors.values() for axis in tracer[tensor] if _is_fixed(tensor)]
         self.roles = Roles(tracer.constraints, fixed=buffers)
         self.widths: Mapping[str, Width] = {width.name: width for width in self._name_widths()}
         self._parameter_names = {name for name, _ in model.named_parameters()}
@@ -206,7 +206,7 @@ class Structure:
     def _collect(self, tracer: Tracer) -> None:
         """Name the axes of what the pass used; freeze what it did not reach or what no edit could follow."""
         parameters = dict(self.model.named_parameters())
-        named = {id(tensor): (name, tensor) for name, tensor in named_tensors(self.model).items()}
+        named = {id(tensor): (name, tensor) for name, tensor in tracer.tensors.items()}
         for key in tracer.reached:
             name, tensor = named[key]
             self.axes[name] = tracer[tensor]

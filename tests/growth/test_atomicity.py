@@ -17,7 +17,7 @@ GOOD = widen("0", 1)
 
 
 class HalfHidden(nn.Module):
-    """Divides by the number of its hidden units, which no trace can see."""
+    """Divides by the number of its hidden units."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -105,7 +105,7 @@ FAILURES = [
         ),
         says=r"cannot be made at once",
     ),
-    proposing("hidden size", widen("net.2", 0), r"moved by", model=HalfHidden),
+    proposing("hidden size", widen("net.2", 0), r"used as a number in the forward pass of HalfHidden", model=HalfHidden),
     proposing("hard-coded size", widen("net.2", 0), r"does not run.*shapes cannot be multiplied", model=HardCoded),
     Failure(
         *("exception", (Asks(raising(ZeroDivisionError("oh")), "culprit"),), r"ZeroDivisionError: oh"),

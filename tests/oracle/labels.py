@@ -340,6 +340,11 @@ class Labelling:
         """For each position along an axis the components that it belongs to."""
         return self._components[self._first.get(name, name), axis]
 
+    def own(self, axis: Axis) -> Axis | None:
+        """An axis by the name that its tensor goes by, or None if that is neither a parameter nor a buffer."""
+        axis = self._first.get(axis[0], axis[0]), axis[1]
+        return axis if axis in self._components else None
+
     def members(self, component: int) -> dict[Axis, list[int]]:
         """Every position that belongs to a component."""
         return {axis: sorted(positions) for axis, positions in self._members[component].items()}

@@ -16,7 +16,7 @@ def linear(g: Gene, a: Shape) -> Layer | None:
     *front, c = a
     if len(a) > 2:
         return None
-    layer = f"nn.Linear({c}, {g.n}, bias={g.t % 3 > 0})"
+    layer = f"nn.Linear({c}, {g.n}, bias={g.t % 3 < 2})"
     codes = [
         ("self.linear(a)", layer),
         ("a @ self.linear", param(c, g.n)),
@@ -108,7 +108,7 @@ def attention(g: Gene, a: Shape, b: Shape) -> Layer | None:
         "q, k, v = self.qkv(a).reshape(a.shape[0], -1, 3, self.heads, self.size).permute(2, 0, 3, 1, 4).unbind(0)",
     ]
     if a == b and g.s % 2 == 0:
-        parts["qkv"] = f"nn.Linear({c}, {3 * inner}, bias={g.u % 2 > 0})"
+        parts["qkv"] = f"nn.Linear({c}, {3 * inner}, bias={g.u % 2 == 0})"
         make, split = one(fused, g.s // 2), g.s // 2 % 5 < 2
     else:
         parts.update(q=f"nn.Linear({c}, {inner})", k=f"nn.Linear({b[1]}, {inner})", v=f"nn.Linear({b[1]}, {inner})")
@@ -405,7 +405,7 @@ def conv(g: Gene, a: Shape) -> Layer | None:
     kernel, stride, padding, dilation = one([(3, 1, 1, 1), (1, 1, 0, 1), (3, 1, 0, 1), (3, 2, 1, 1), (3, 1, 2, 2)], g.s)
     groups = one([1, 1, g.m if c % g.m == 0 else 1, c], g.t)
     out = c * one([1, 1, 2], g.u) if groups == c else -(-g.n // groups) * groups
-    more = f"stride={stride}, padding={padding}, dilation={dilation}, groups={groups}, bias={g.u % 2 > 0}"
+    more = f"stride={stride}, padding={padding}, dilation={dilation}, groups={groups}, bias={g.u % 2 == 0}"
     size = [_reach(n, kernel, stride, padding, dilation) for n in (h, w)]
     code = act("self.conv(a)", g.u) if g.u > 5 else "self.conv(a)"
     if out == c and size == [h, w] and g.s % 2:

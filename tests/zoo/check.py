@@ -20,10 +20,12 @@ __all__ = [
     "doubled",
     "edits_of",
     "inputs_of",
+    "loaded",
     "model_of",
     "moved",
     "names_of_tensors",
     "probes_of",
+    "rebuilt",
     "shrunk",
     "step",
     "structure_of",
@@ -136,6 +138,30 @@ def edits_of(width: growkit.Width) -> Iterator[tuple[str, growkit.Widen]]:
 def shrunk(edit: growkit.Widen, size: int) -> growkit.Narrow:
     """What takes back the copies that an edit added to a width of some size."""
     return growkit.Narrow(edit.width, remove=tuple(range(size, size + len(edit.copies))), into=edit.copies)
+
+
+# ------------------------------------------------------------------ copies of grown models
+
+
+def loaded(model: nn.Module) -> nn.Module:
+    """A copy that has lost its weights and found them again in the state dict."""
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.zero_()
+    other.load_state_dict(model.state_dict())
+    return other
+
+
+def rebuilt(model: nn.Module) -> nn.Module | None:
+    """A model built from the configuration that a grown model has, with its weights; None if they do not fit."""
+    if not hasattr(model, "config"):
+        return None
+    other, state = type(model)(copy.deepcopy(model.config)).double().eval(), model.state_dict()
+    if {name: t.shape for name, t in other.state_dict().items()} != {name: t.shape for name, t in state.items()}:
+        return None
+    other.load_state_dict(state)
+    return other
 
 
 # ------------------------------------------------------------------ what a model consists of

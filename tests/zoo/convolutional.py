@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm, weight_norm
+
 from zoo.architecture import Architecture
 
 
@@ -790,8 +791,8 @@ def classifier(name, grows, build, stem="features.0.0"):
 ARCHITECTURES = [
     Architecture("lenet with a literal view", LeNet, images(1, 32, 32),
         grows=weights("conv1[0] conv2[1] fc1[0] fc2[1] fc2[0] fc3[1]", "conv1.bias[0]"),
-        stuck=ends("conv1", "fc3") | dict.fromkeys(weights("conv2[0] fc1[1]", "conv2.bias[0]"), "number")),
-    Architecture("lenet", FlattenLeNet, images(1, 24, 24), stuck=ends("conv1", "fc2", out="output|softmax"),
+        stuck=ends("conv1", "fc3") | dict.fromkeys(weights("conv2[0] fc1[1]", "conv2.bias[0]"), "as the number 400")),
+    Architecture("lenet", FlattenLeNet, images(1, 24, 24), stuck=ends("conv1", "fc2", out="output"),
         grows=weights("conv1[0] conv2[0] fc1[1] fc1[0]", "conv1.bias[0] fc1.bias[0]")),
     Architecture("vgg with batch norm", VGG, images(3, 8, 8), longer=images(3, 12, 9), stuck=ends("features.0", "fc2"),
         grows=weights("features.0[0] features.1[0] features.4[0] features.7[0] fc1[1] fc1[0]")),
@@ -865,13 +866,13 @@ ARCHITECTURES = [
     Architecture("film with group norm", ConditionalNet, lambda n: (torch.randn(n, 3, 6, 6), torch.arange(n) % 5),
         grows=weights("embed[1] conv_in[0] blocks.0.norm1[0] blocks.0.film[0] blocks.0.film[1] blocks.1.conv2[0] "
             "norm_out[0] conv_out[1]"), longer=lambda n: (torch.randn(n, 3, 5, 8), torch.arange(n) % 5),
-        stuck=ends("conv_in", "conv_out") | {"embed.weight[0]": "data|input"}),
+        stuck=ends("conv_in", "conv_out") | {"embed.weight[0]": "looks its units up by the data"}),
     Architecture("style transfer with instance norm", style_transfer, images(3, 8, 8), longer=images(3, 12, 6),
         grows=weights("1[0] 2[0] 4[0] 7.conv1[0] 7.in1[0] 7.in2[0] 9[0]"), stuck=ends("1", "12")),
-    Architecture("espcn", espcn, images(1, 6, 6), longer=images(1, 5, 9), stuck=ends("0", "4", out="output|shuffle"),
-        grows=weights("0[0] 2[1] 2[0] 4[1]", "0.bias[0]")),
+    Architecture("espcn", espcn, images(1, 6, 6), longer=images(1, 5, 9),
+        grows=weights("0[0] 2[1] 2[0] 4[1]", "0.bias[0]"), stuck=ends("0", "4", out="output|makes pixels")),
     Architecture("pixel shuffle in, pixel shuffle out", pixel_shuffles, images(3, 8, 8), longer=images(3, 6, 10),
-        grows=weights("1[0] 3[1] 3[0] 5[0] 6[1]", "1.bias[0]"), stuck=ends("1", "6", "input|number|shuffle")),
+        grows=weights("1[0] 3[1] 3[0] 5[0] 6[1]", "1.bias[0]"), stuck=ends("1", "6", "input|is a block of")),
     Architecture("dcgan generator", dcgan_generator, images(11, 1, 1), longer=images(11, 2, 3),
         grows=weights("0[1] 1[0] 3[0] 3[1] 6[0]"), stuck={"0.weight[0]": "input", "6.weight[1]": "output"}),
     Architecture("dcgan discriminator", Discriminator, images(3, 16, 16), stuck={"main.0.weight[1]": "input"},
@@ -882,18 +883,18 @@ ARCHITECTURES = [
         stuck={"encoder.0.0.weight[1]": "input", "out.weight[0]": "output"}),
     Architecture("convolutional autoencoder with a literal view", Autoencoder, images(1, 12, 12),
         grows=weights("encoder.0[0] encoder.2[0] to_latent[1] to_latent[0] from_latent[1] decoder.0[1] decoder.2[0]"),
-        stuck={"encoder.0.weight[1]": "input", "from_latent.weight[0]": "number", "from_latent.bias[0]": "number",
-            "decoder.0.weight[0]": "number", "decoder.2.weight[1]": "output"}),
+        stuck={"encoder.0.weight[1]": "input", "decoder.0.weight[0]": "is the number 7 in the code",
+            "from_latent.weight[0]": "number 3", "from_latent.bias[0]": "number 3", "decoder.2.weight[1]": "output"}),
     Architecture("vq-vae", VQVAE, images(3, 8, 8), longer=images(3, 6, 10),
         grows=weights("encoder.0[0] encoder.2[1] encoder.2[0] pre_vq[1] decoder.0[0] decoder.2[0]"),
-        stuck={"encoder.0.weight[1]": "input", "vq.embedding.weight[0]": "data|index|position",
+        stuck={"encoder.0.weight[1]": "input", "vq.embedding.weight[0]": "argmin .* orders its units",
             "decoder.2.weight[1]": "output"}),
     Architecture("weight norm", weight_normed, images(3, 8, 8), longer=images(3, 6, 9),
         grows=weights("2[1] 8[1]", "0.parametrizations.weight.original0[0] 0.parametrizations.weight.original1[0] "
             "0.bias[0] 4.parametrizations.weight.original1[0]"),
         stuck={"0.parametrizations.weight.original1[1]": "input", "8.weight[0]": "output", "8.bias[0]": "output"}),
     Architecture("spectral norm", spectral, images(3, 8, 8), grows=weights("0[0] 2[1] 9[0] 11[1]", "0.bias[0]"),
-        stuck=ends("0", "11") | dict.fromkeys(("4.parametrizations.weight.original[0]", "2.weight[0]"), "power|iter")),
+        stuck=ends("0", "11") | dict.fromkeys(("4.parametrizations.weight.original[0]", "2.weight[0]"), "by power")),
     classifier("prelu", "features.0[0] features.1[0] features.2[1] features.2[0] classifier[1]",
         lambda: Classifier(nn.Conv2d(3, 5, 3), nn.PReLU(5), nn.Conv2d(5, 7, 3), nn.PReLU(), channels=7), "features.0"),
 ]

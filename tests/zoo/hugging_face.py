@@ -11,16 +11,19 @@ from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
+
 from zoo.architecture import Architecture
 
 __all__ = ["ARCHITECTURES"]
 
-LOOKED_UP = "looks"
+LOOKED_UP = "looks its units up"
 INPUT = "input"
 OUTPUT = "output"
-TIED = "looks|output"  # rows of an embedding whose transpose makes the logits
-SQUEEZED = "output|drops|squeeze"  # the only unit of an axis that the output no longer has
-SOMEHOW = "."
+TIED = "looks"  # rows of an embedding whose transpose makes the logits
+SQUEEZED = "drops it"  # the only unit of an axis that the output no longer has
+ORDERED = "orders its units"  # the experts that a router chooses from
+ONE_MORE = "would both have to share"  # a tied embedding behind a norm that multiplies by 1 + weight
+TAKEN = "takes one of its units"
 
 WORDS, PLACES, CLASSES = 31, 17, 5
 
@@ -268,7 +271,7 @@ ENCODERS = [
         "~attention.output.dense.weight[1]",
         stuck={
             "deberta.embeddings.word_embeddings.weight[0]": TIED,
-            "deberta.encoder.rel_embeddings.weight[0]": SOMEHOW,
+            "deberta.encoder.rel_embeddings.weight[0]": LOOKED_UP,
             "cls.predictions.bias[0]": TIED,
         },
     ),
@@ -291,7 +294,7 @@ ENCODERS = [
         grows="~rel_attn.q[1] ~rel_attn.r[1] ~rel_attn.r_s_bias[0] ~rel_attn.o[1] ~rel_attn.k[2] ~ff.layer_1.weight[0]",
         stuck={
             "transformer.word_embedding.weight[0]": TIED,
-            "~rel_attn.r[0]": SOMEHOW,  # meets positions computed from `d_model`
+            "~rel_attn.r[0]": "arange",  # meets positions computed from `d_model`
             "lm_loss.bias[0]": TIED,
         },
     ),
@@ -314,7 +317,8 @@ ENCODERS = [
         "funnel.decoder.layers.0.ffn.linear_1.bias[0]",
         stuck={
             "funnel.embeddings.word_embeddings.weight[0]": TIED,
-            "funnel.encoder.blocks.0.0.attention.r_kernel[0]": SOMEHOW,  # meets positions computed from `d_model`
+            # Meets positions that are computed from `d_model`.
+            "funnel.encoder.blocks.0.0.attention.r_kernel[0]": "numbers its units",
             "lm_head.bias[0]": TIED,
         },
     ),
@@ -482,8 +486,8 @@ DECODERS = [
         stuck={
             "model.embed_tokens.weight[0]": TIED,
             # Embedding and logits use the same weights, and the last norm multiplies by 1 + gain: nothing can share.
-            "model.embed_tokens.weight[1]": SOMEHOW,
-            "model.norm.weight[0]": SOMEHOW,
+            "model.embed_tokens.weight[1]": ONE_MORE,
+            "model.norm.weight[0]": ONE_MORE,
         },
     ),
     architecture(
@@ -512,8 +516,13 @@ DECODERS = [
         text(11),
         layer="transformer.h.0.",
         grows="transformer.word_embeddings.weight[1] transformer.ln_f.weight[0] ~mlp.dense_h_to_4h.weight[0] "
-        "~self_attention.query_key_value.weight[0] ~self_attention.dense.weight[1]",
-        stuck={"transformer.word_embeddings.weight[0]": TIED},
+        "~self_attention.query_key_value.weight[1]",
+        stuck={
+            "transformer.word_embeddings.weight[0]": TIED,
+            # The rows of the key are taken by a list of numbers, and the one head of it is used by all query heads.
+            "~self_attention.query_key_value.weight[0]": "looks its units up|have to share",
+            "~self_attention.dense.weight[1]": "looks its units up|have to share",
+        },
     ),
     architecture(
         "falcon 40b",  # each group has its query heads, a key and a value head in consecutive rows
@@ -536,8 +545,8 @@ DECODERS = [
         stuck={
             "model.embed_tokens.weight[0]": LOOKED_UP,
             "lm_head.weight[0]": OUTPUT,
-            "~mlp.gate.weight[0]": SOMEHOW,
-            "~mlp.experts.down_proj[0]": SOMEHOW,
+            "~mlp.gate.weight[0]": ORDERED,
+            "~mlp.experts.down_proj[0]": TAKEN,
         },
     ),
     architecture(
@@ -549,8 +558,8 @@ DECODERS = [
         grows="lm_head.weight[1] ~mlp.experts.gate_up_proj[2] ~mlp.experts.gate_up_proj[1] ~mlp.experts.down_proj[2]",
         stuck={
             "lm_head.weight[0]": OUTPUT,
-            "~mlp.gate.weight[0]": SOMEHOW,
-            "~mlp.experts.gate_up_proj[0]": SOMEHOW,
+            "~mlp.gate.weight[0]": ORDERED,
+            "~mlp.experts.gate_up_proj[0]": LOOKED_UP,
         },
     ),
     architecture(
@@ -684,9 +693,9 @@ ENCODER_DECODERS = [  # each also returns what its encoder said
         stuck={
             "model.encoder.conv1.weight[1]": INPUT,
             "model.encoder.conv2.weight[0]": OUTPUT,
-            "model.encoder.embed_positions.weight[0]": SOMEHOW,
+            "model.encoder.embed_positions.weight[0]": LOOKED_UP,
             "model.decoder.embed_tokens.weight[0]": TIED,
-            "model.decoder.embed_positions.weight[0]": SOMEHOW,
+            "model.decoder.embed_positions.weight[0]": LOOKED_UP,
         },
     ),
 ]
@@ -731,7 +740,7 @@ IMAGES = [
         "~attention.o_proj.weight[1]",
         stuck={
             "vit.embeddings.patch_embeddings.projection.weight[1]": INPUT,
-            "vit.embeddings.position_embeddings[1]": SOMEHOW,
+            "vit.embeddings.position_embeddings[1]": TAKEN,
             "classifier.weight[0]": OUTPUT,
         },
     ),
@@ -744,7 +753,7 @@ IMAGES = [
         "~mlp.fc2.weight[1] ~attention.k_proj.weight[0] ~attention.v_proj.bias[0]",
         stuck={
             "deit.embeddings.patch_embeddings.projection.weight[1]": INPUT,
-            "deit.embeddings.position_embeddings[1]": SOMEHOW,
+            "deit.embeddings.position_embeddings[1]": TAKEN,
             "classifier.bias[0]": OUTPUT,
         },
     ),
@@ -757,7 +766,7 @@ IMAGES = [
         "~attention.q_proj.weight[0] ~relative_position_bias.relative_position_bias_table[1]",
         stuck={
             "beit.embeddings.patch_embeddings.projection.weight[1]": INPUT,
-            "~relative_position_bias.relative_position_bias_table[0]": SOMEHOW,
+            "~relative_position_bias.relative_position_bias_table[0]": "aten.(slice|index) ",
             "classifier.weight[0]": OUTPUT,
         },
     ),
@@ -782,7 +791,7 @@ IMAGES = [
         "~blocks.1.attention.relative_position_bias.relative_position_bias_table[1]",
         stuck={
             "swin.embeddings.patch_embeddings.projection.weight[1]": INPUT,
-            "~blocks.0.attention.relative_position_bias.relative_position_bias_table[0]": SOMEHOW,
+            "~blocks.0.attention.relative_position_bias.relative_position_bias_table[0]": LOOKED_UP,
             "classifier.weight[0]": OUTPUT,
         },
     ),
@@ -914,7 +923,7 @@ IMAGES = [
         "head.head.0.weight[0]",
         stuck={
             "dpt.embeddings.patch_embeddings.projection.weight[1]": INPUT,
-            "dpt.embeddings.position_embeddings[1]": SOMEHOW,
+            "dpt.embeddings.position_embeddings[1]": "as the number [14]",
             "head.head.4.weight[0]": SQUEEZED,
         },
     ),

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from zoo.sequence import Net, mlp, reals, tokens, zoo
 
-SHARED = "share|whole|neither|sum"  # what is squared or used twice cannot be shared out
+SHARED = "share|neither"  # what is squared or used twice cannot be shared out
 
 
 class Literal(nn.Module):
@@ -711,17 +711,18 @@ ARCHITECTURES = [
     ),
     zoo(
         *("fake quantisation", quantised, reals((5,)), None),
-        "2.weight[0] 2.bias[0] 4.weight[1] 0.weight[1]=input|fake_quant 4.weight[0]=output "
-        f"0.weight[0]=fake_quant|{SHARED} 0.bias[0]=fake_quant|{SHARED} 2.weight[1]=fake_quant|{SHARED}",
+        "2.weight[0] 2.bias[0] 4.weight[1] 0.weight[1]=input 4.weight[0]=output "
+        "0.weight[0]=neither 0.bias[0]=neither 2.weight[1]=neither",
     ),
     zoo(
         *("softmax over hidden units", softmax_gated, reals((5,)), None),
         "stem.weight[0] gate.weight[1] value.weight[1] stem.weight[1]=input head.weight[0]=output "
-        f"gate.weight[0]=softmax|{SHARED} value.weight[0]=softmax|{SHARED} head.weight[1]=softmax|{SHARED}",
+        f"gate.weight[0]={SHARED} value.weight[0]={SHARED} head.weight[1]={SHARED}",
     ),
     zoo(
         *("cosine classifier", cosine_classifier, reals((5,)), None),
-        "features.0.weight[0] features.2.weight[0] weight[1] features.0.weight[1]=input weight[0]=output",
+        "features.0.weight[0] features.2.weight[1] features.2.weight[0]=norm features.2.bias[0]=norm weight[1]=norm "
+        "features.0.weight[1]=input weight[0]=output",
     ),
     zoo(
         *("radial basis functions", radial_basis_functions, reals((5,)), None),
@@ -735,7 +736,7 @@ ARCHITECTURES = [
     zoo(
         *("kan", lambda: nn.Sequential(KANLinear(5, 7), KANLinear(7, 3)), reals((5,)), None),
         "0.base_weight[0] 0.spline_weight[0] 1.base_weight[1] 1.spline_weight[1] 0.base_weight[1]=input "
-        "0.spline_weight[1]=input 1.base_weight[0]=output 1.spline_weight[2]=cut|number|slice|some|data|regroup",
+        "0.spline_weight[1]=input 1.base_weight[0]=output 1.spline_weight[2]=number",
     ),
     zoo(
         *("hypernetwork", Hypernetwork, lambda n: (torch.randn(n, 5), torch.randn(4)), None),
@@ -747,8 +748,8 @@ ARCHITECTURES = [
     ),
     zoo(
         *("capsules", Capsules, reals((5,)), None),
-        "stem.weight[0] stem.bias[0] primary.weight[1] stem.weight[1]=input W[2]=output|softmax|expand "
-        f"W[1]=softmax|{SHARED} W[3]=pow|norm|{SHARED} W[4]=pow|norm|{SHARED} primary.weight[0]=pow|norm|{SHARED}",
+        "stem.weight[0] stem.bias[0] primary.weight[1] stem.weight[1]=input W[2]=expand "
+        f"W[1]={SHARED} W[3]=norm W[4]={SHARED} primary.weight[0]={SHARED}",
     ),
     zoo(
         *("hopfield", Hopfield, reals((5,)), None),
@@ -761,8 +762,8 @@ ARCHITECTURES = [
     ),
     zoo(
         *("efficient channel attention", ECANet, reals((3, 8, 8)), reals((3, 10, 9))),
-        "conv.weight[0] conv.bias[0] fc.weight[1] stem.weight[0]=slides|conv stem.bias[0]=slides|conv "
-        "conv.weight[1]=slides|conv stem.weight[1]=input fc.weight[0]=output",
+        "conv.weight[0] conv.bias[0] fc.weight[1] stem.weight[0]=slides stem.bias[0]=slides "
+        "conv.weight[1]=slides stem.weight[1]=input fc.weight[0]=output",
     ),
     zoo(
         *("albert", ALBERT, tokens(17, 6), tokens(17, 9)),
@@ -788,16 +789,16 @@ ARCHITECTURES = [
     zoo(
         *("early exit", EarlyExit, reals((5,)), None),
         "stem.weight[0] blocks.0.0.weight[0] blocks.0.2.weight[1] blocks.1.0.weight[0] exits.1.weight[1] "
-        "stem.weight[1]=input exits.0.weight[0]=softmax|whole|output exits.1.weight[0]=output",
+        "stem.weight[1]=input exits.0.weight[0]=whole exits.1.weight[0]=output",
     ),
     zoo(
         *("tied autoencoder", TiedAutoencoder, reals((5,)), None),
-        "down.weight[0] down.bias[0] up.weight[1] weight[1]=input|output decoder_bias[0]=input|output "
+        "down.weight[0] down.bias[0] up.weight[1] weight[1]=input decoder_bias[0]=input "
         f"weight[0]={SHARED} bias[0]={SHARED} up.weight[0]={SHARED}",
     ),
     zoo(
         *("tied autoencoder, linear decoder", lambda: TiedAutoencoder(linear=True), reals((5,)), None),
-        "weight[0] bias[0] down.weight[1] up.weight[0] weight[1]=input|output decoder_bias[0]=input|output",
+        "weight[0] bias[0] down.weight[1] up.weight[0] weight[1]=input decoder_bias[0]=input",
     ),
     zoo(
         *("variational autoencoder", VAE, reals((8,)), None),
@@ -807,7 +808,7 @@ ARCHITECTURES = [
     zoo(
         *("normalising flow", Flow, reals((6,)), None),
         "couplings.0.net.0.weight[0] couplings.0.net.2.weight[1] couplings.1.net.0.weight[0] "
-        "couplings.0.net.0.weight[1]=input|output couplings.1.net.2.weight[0]=input|output",
+        "couplings.0.net.0.weight[1]=input couplings.1.net.2.weight[0]=input",
     ),
     zoo(
         *("siren", lambda: nn.Sequential(Sine(2, 7), Sine(7, 11), nn.Linear(11, 3)), reals((2,)), None),
@@ -851,12 +852,12 @@ ARCHITECTURES = [
     zoo(
         *("factorisation machine", DeepFM, lambda n: (torch.randint(3, (n, 3)),), None),
         "mlp.0.weight[0] mlp.2.weight[1] mlp.2.weight[0] mlp.4.weight[1] "
-        f"embedding.weight[1]=pow|{SHARED} embedding.weight[0]=looks linear.weight[0]=looks",
+        f"embedding.weight[1]={SHARED} embedding.weight[0]=looks linear.weight[0]=looks",
     ),
     zoo(
         *("dlrm", DLRM, clicks, None),
         "bottom.0.weight[0] bottom.2.weight[1] top.0.weight[0] top.2.weight[1] bottom.0.weight[1]=input "
-        f"emb.0.weight[1]={SHARED} bottom.2.weight[0]={SHARED} emb.0.weight[0]=looks|embedding_bag",
+        f"emb.0.weight[1]={SHARED} bottom.2.weight[0]={SHARED} emb.0.weight[0]=looks",
     ),
     zoo(
         *("wide and deep", WideAndDeep, visits, None),

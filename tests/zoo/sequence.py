@@ -14,7 +14,6 @@ from torch.nn.utils.rnn import pack_padded_sequence
 
 from zoo.architecture import Architecture
 
-TABLE = "input|data|number|cut|looks"
 MODEL = "embed.weight[1] embed.weight[0]=looks head.weight[0]=output"  # of a `LanguageModel`
 
 
@@ -742,7 +741,7 @@ ARCHITECTURES = [
     zoo(
         *("nanogpt", lambda: GPT(CausalSelfAttention, 23, 12, 3, 11, tied=True), tokens(23, 7), tokens(23, 11)),
         "wte.weight[1] wpe.weight[1] h.0.fn.c_attn.weight[0] h.0.fn.c_proj.weight[1] h.1.fn.0.weight[0] "
-        f"h.1.fn.2.weight[1] ln_f.weight[0] wte.weight[0]=looks|output wpe.weight[0]={TABLE}",
+        "h.1.fn.2.weight[1] ln_f.weight[0] wte.weight[0]=looks wpe.weight[0]=looks",
     ),
     zoo(
         *("nanogpt of one size", lambda: GPT(CausalSelfAttention, 9, 9, 3, 9), tokens(9, 9), None),
@@ -753,7 +752,7 @@ ARCHITECTURES = [
     zoo(
         *("mingpt", lambda: GPT(MaskedSelfAttention, 19, 10, 2, 9), tokens(19, 5), tokens(19, 9)),
         "wte.weight[1] h.0.fn.key.weight[0] h.0.fn.value.weight[0] h.0.fn.proj.weight[1] h.3.fn.0.weight[0] "
-        f"lm_head.weight[1] wpe.weight[0]={TABLE} wte.weight[0]=looks lm_head.weight[0]=output",
+        "lm_head.weight[1] wpe.weight[0]=looks wte.weight[0]=looks lm_head.weight[0]=output",
     ),
     zoo(
         *("llama", model_of(19, 14, LlamaAttention, GatedMLP, norm=RMSNorm), tokens(19, 5), tokens(19, 8)),
@@ -773,8 +772,8 @@ ARCHITECTURES = [
     zoo(
         *("bert", Bert, bert_text(7), bert_text(11)),
         "word_embeddings.weight[1] layer.query.weight[0] layer.value.weight[0] layer.dense.weight[1] "
-        "layer.intermediate.weight[0] pooler.weight[0] transform_norm.weight[0] word_embeddings.weight[0]=looks|output "
-        f"position_embeddings.weight[0]={TABLE} seq_relationship.weight[0]=output bias[0]=looks|output",
+        "layer.intermediate.weight[0] pooler.weight[0] transform_norm.weight[0] word_embeddings.weight[0]=looks "
+        "position_embeddings.weight[0]=looks seq_relationship.weight[0]=output bias[0]=looks",
     ),
     zoo(
         *("nn.Transformer", Translator, translation((17, 6), (19, 5)), translation((17, 8), (19, 9))),
@@ -795,7 +794,7 @@ ARCHITECTURES = [
     zoo(
         *("nn.TransformerDecoder", Captioner, pictures(4, 6), pictures(5, 9)),
         "features.weight[0] words.weight[1] positions[2] decoder.layers.0.linear1.weight[0] decoder.norm.weight[0] "
-        f"features.weight[1]=input words.weight[0]=looks positions[1]={TABLE} head.weight[0]=output",
+        "features.weight[1]=input words.weight[0]=looks positions[1]=cuts head.weight[0]=output",
     ),
     zoo(
         *("nn.MultiheadAttention", CrossModal, reals((4, 5), (6, 4), (6, 6)), reals((5, 5), (8, 4), (8, 6))),
@@ -810,17 +809,17 @@ ARCHITECTURES = [
     zoo(
         *("linformer", model_of(11, 14, LinformerAttention), tokens(11, 9), None),
         "layers.0.fn.to_q.weight[0] layers.0.fn.to_v.weight[0] layers.0.fn.to_out.weight[1] "
-        f"layers.0.fn.proj_k[1] layers.0.fn.proj_v[1] layers.0.fn.proj_k[0]=input|data|output {MODEL}",
+        f"layers.0.fn.proj_k[1] layers.0.fn.proj_v[1] layers.0.fn.proj_k[0]=input {MODEL}",
     ),
     zoo(
         *("fnet", FNet, tokens(13, 8), tokens(13, 11)),
         "ff.fn.0.weight[0] ff.fn.0.bias[0] ff.fn.2.weight[1] embedding.weight[1]=fft norm.weight[0]=fft "
-        f"ff.fn.0.weight[1]=fft position.weight[0]={TABLE} embedding.weight[0]=looks head.weight[0]=output",
+        "ff.fn.0.weight[1]=fft position.weight[0]=looks embedding.weight[0]=looks head.weight[0]=output",
     ),
     zoo(
         *("sparse mixture of experts", model_of(17, 6, SparseMoE), tokens(17, 5), tokens(17, 8)),
         "layers.0.fn.experts.0.gate_proj.weight[0] layers.0.fn.experts.2.down_proj.weight[1] layers.0.norm.weight[0] "
-        f"layers.0.fn.gate.weight[0]=softmax|topk|number|one_hot {MODEL}",
+        f"layers.0.fn.gate.weight[0]=topk {MODEL}",
     ),
     zoo(
         *("retnet", model_of(17, 7, Retention), tokens(17, 5), tokens(17, 8)),
@@ -835,7 +834,7 @@ ARCHITECTURES = [
     zoo(
         *("lstm language model", lambda: LSTMLanguageModel(17, 9, 2), time_first(17, 6), time_first(17, 8)),
         "rnn.weight_ih_l0[0] rnn.weight_hh_l0[1] rnn.weight_ih_l1[1] rnn.weight_hh_l1[0] rnn.bias_ih_l0[0] "
-        "encoder.weight[1] encoder.weight[0]=looks|output decoder.bias[0]=looks|output",
+        "encoder.weight[1] encoder.weight[0]=looks decoder.bias[0]=looks",
     ),
     zoo(
         *("packed gru", PackedGRU, of_lengths(6), of_lengths(9)),

@@ -7,6 +7,7 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import nn
+
 from zoo.architecture import Architecture
 
 
@@ -22,7 +23,8 @@ def ends(stem, head):
     return {f"{stem}.weight[1]": "input", f"{head}.weight[0]": "output", f"{head}.bias[0]": "output"}
 
 
-POSITIONS = "input|data|number|cut"
+PLACES = "^is the output extent of"  # tokens are places of the image
+LOOKED_UP = "looks its units up by the data"
 
 
 class Mlp(nn.Module):
@@ -679,13 +681,13 @@ ARCHITECTURES = [
     Architecture("vit", lambda: ViT(lambda: FusedAttention(12, 3), 12, 17), images(3, 8, 12),
         grows=weights("patch_embed.proj[0] blocks.0.norm1[0] blocks.0.attn.qkv[0] blocks.0.attn.qkv[1] "
             "blocks.0.attn.proj[1] blocks.0.mlp.fc1[0] blocks.1.mlp.fc2[1] head[1]", "cls_token[2] pos_embed[2]"),
-        stuck=ends("patch_embed.proj", "head") | {"pos_embed[1]": POSITIONS}),
+        stuck=ends("patch_embed.proj", "head") | {"pos_embed[1]": "takes one of its units"}),
     Architecture("vit with scores by hand", lambda: ViT(lambda: ManualAttention(9, 3), 9, 7), images(3, 8, 12),
         grows=weights("patch_embed.proj[0] blocks.0.attn.qkv[0] blocks.0.attn.proj[0] blocks.0.attn.proj[1] "
             "blocks.0.mlp.fc1[0] blocks.1.norm2[0] norm[0]", "cls_token[2] pos_embed[2]"),
-        stuck=ends("patch_embed.proj", "head") | {"pos_embed[1]": POSITIONS}),
+        stuck=ends("patch_embed.proj", "head") | {"pos_embed[1]": "takes one of its units"}),
     Architecture("vit with an inner width of its own", lambda: ViT(lambda: SeparateAttention(11, 3, 5), 11, 13),
-        images(3, 8, 12), stuck=ends("patch_embed.proj", "head") | {"pos_embed[1]": POSITIONS},
+        images(3, 8, 12), stuck=ends("patch_embed.proj", "head") | {"pos_embed[1]": "takes one of its units"},
         grows=weights("patch_embed.proj[0] blocks.0.attn.to_q[0] blocks.0.attn.to_k[0] blocks.0.attn.to_v[0] "
             "blocks.0.attn.to_v[1] blocks.1.attn.to_out.0[0] blocks.1.attn.to_out.0[1] blocks.1.mlp.fc1[0]",
             "cls_token[2] pos_embed[2]")),
@@ -693,7 +695,7 @@ ARCHITECTURES = [
         grows=weights("block1.attn.to_q[0] block1.attn.to_v[0] block1.attn.to_out.0[1] block1.mlp.fc1[0] "
             "block2.attn.to_k[0] block2.mlp.fc2[1]"),
         stuck=ends("patch_embed.proj", "head") | dict.fromkeys(
-            weights("patch_embed.proj[0] block1.norm1[0] head[1]"), "number|comput|neither|made|data")),
+            weights("patch_embed.proj[0] block1.norm1[0] head[1]"), "numbers its units")),
     Architecture("vit with linear attention", lambda: SimpleViT(9, 17, False, LinearAttention(9, 2, 5)),
         images(3, 4, 6), longer=images(3, 6, 8), stuck=ends("patch_embed.proj", "head"),
         grows=weights("patch_embed.proj[0] block1.attn.to_v[0] block1.attn.to_out[1] block1.attn.to_q[1] "
@@ -701,44 +703,44 @@ ARCHITECTURES = [
     Architecture("vit einops", vit_einops, images(3, 4, 6),
         grows=weights("to_patch_embedding.1[0] to_patch_embedding.2[0] attn.norm[0] attn.to_qkv[0] attn.to_qkv[1] "
             "attn.to_out[1] mlp.fc1[0] head[1]", "cls_token[0] pos[1]"),
-        stuck=ends("to_patch_embedding.1", "head") | {"pos[0]": POSITIONS}),
+        stuck=ends("to_patch_embedding.1", "head") | {"pos[0]": "input|inserted"}),
     Architecture("torch encoder over patches", lambda: TorchEncoder(8, 2, 13, False), images(3, 8, 12),
         grows=weights("patch_embed.proj[0] pos_embed[1] encoder.layers.0.linear1[0] encoder.layers.1.linear2[1] "
             "encoder.layers.0.norm1[0] encoder.layers.1.self_attn.out_proj[0] head[1]",
             "encoder.layers.0.self_attn.in_proj_weight[1]"), longer=images(3, 8, 8),
-        stuck=ends("patch_embed.proj", "head") | {"pos_embed.weight[0]": POSITIONS}),
+        stuck=ends("patch_embed.proj", "head") | {"pos_embed.weight[0]": LOOKED_UP}),
     Architecture("torch encoder over patches with norm first", lambda: TorchEncoder(9, 3, 11, True), images(3, 8, 12),
         grows=weights("patch_embed.proj[0] pos_embed[1] encoder.layers.0.linear1[0] encoder.layers.1.linear2[1] "
             "encoder.norm[0] encoder.layers.1.self_attn.out_proj[1]", "encoder.layers.0.self_attn.in_proj_weight[0]"),
-        stuck=ends("patch_embed.proj", "head") | {"pos_embed.weight[0]": POSITIONS}, longer=images(3, 8, 8)),
+        stuck=ends("patch_embed.proj", "head") | {"pos_embed.weight[0]": LOOKED_UP}, longer=images(3, 8, 8)),
     Architecture("swin", Swin, images(3, 8, 8),
         grows=weights("patch_embed.proj[0] patch_norm[0] layer1.0.attn.qkv[1] layer1.0.mlp.fc1[0] layer1.1.norm1[0] "
             "merge.norm[0] merge.reduction[0] merge.reduction[1] layer2.mlp.fc2[1]",
             "layer1.0.attn.relative_position_bias_table[1]"),
-        stuck=ends("patch_embed.proj", "head") | {"layer2.attn.relative_position_bias_table[0]": f"{POSITIONS}|look"}),
+        stuck=ends("patch_embed.proj", "head") | {"layer2.attn.relative_position_bias_table[0]": LOOKED_UP}),
     Architecture("coatnet", CoAtNet, images(3, 12, 12),
         grows=weights("stem.0[0] conv.body.1[0] conv.body.4[0] conv.body.6[0] down[0] down[1] transformer.attn.qkv[1] "
             "transformer.mlp.fc1[0] head[1]"),
-        stuck=ends("stem.0", "head") | {"transformer.attn.relative_position_bias_table[0]": f"{POSITIONS}|look"}),
+        stuck=ends("stem.0", "head") | {"transformer.attn.relative_position_bias_table[0]": LOOKED_UP}),
     Architecture("maxvit", MaxViT, images(3, 8, 8), longer=images(3, 12, 8),
         grows=weights("stem[0] conv.body.1[0] block.norm1[0] block.attn.proj[0] block.mlp.fc1[0] grid.mlp.fc1[0] "
             "grid.attn.qkv[1] norm[0]", "grid.attn.relative_position_bias_table[1]"),
-        stuck=ends("stem", "head") | {"block.attn.relative_position_bias_table[0]": f"{POSITIONS}|look"}),
+        stuck=ends("stem", "head") | {"block.attn.relative_position_bias_table[0]": LOOKED_UP}),
     Architecture("mlp-mixer", lambda: TokenMixer(7, MixerBlock(12, 7, 5, 12), MixerBlock(12, 7, 5, 12)),
         images(3, 6, 8), grows=weights("stem.proj[0] blocks.0.norm1[0] blocks.0.mlp_tokens.fc1[0] "
             "blocks.1.mlp_tokens.fc2[1] blocks.0.mlp_channels.fc1[0] blocks.1.mlp_channels.fc2[0] norm[0]"),
-        stuck=ends("stem.proj", "head") | {"blocks.0.mlp_tokens.fc1.weight[1]": POSITIONS,
-            "blocks.0.mlp_tokens.fc2.weight[0]": POSITIONS}),
+        stuck=ends("stem.proj", "head") | {"blocks.0.mlp_tokens.fc1.weight[1]": PLACES,
+            "blocks.0.mlp_tokens.fc2.weight[0]": PLACES}),
     Architecture("resmlp", lambda: TokenMixer(7, ResMlpBlock(12, 7, 11), ResMlpBlock(12, 7, 5), norm=Affine),
         images(3, 6, 8), grows=weights("stem.proj[0] blocks.0.mlp_channels.fc1[0] blocks.1.mlp_channels.fc2[1] head[1]",
             "blocks.0.norm1.alpha[0] blocks.0.ls1[0] blocks.1.ls2[0] norm.beta[0]"),
-        stuck=ends("stem.proj", "head") | {"blocks.0.linear_tokens.weight[0]": POSITIONS,
-            "blocks.0.linear_tokens.weight[1]": POSITIONS}),
+        stuck=ends("stem.proj", "head") | {"blocks.0.linear_tokens.weight[0]": PLACES,
+            "blocks.0.linear_tokens.weight[1]": PLACES}),
     Architecture("gmlp", lambda: TokenMixer(7, GatedMlpBlock(12, 7, 5), GatedMlpBlock(12, 7, 11)), images(3, 6, 8),
         grows=weights("stem.proj[0] blocks.0.norm[0] blocks.0.proj_in[0] blocks.0.proj_in[1] blocks.0.sgu_norm[0] "
             "blocks.1.proj_out[1] blocks.1.proj_out[0] head[1]"),
-        stuck=ends("stem.proj", "head") | {"blocks.0.spatial.weight[0]": POSITIONS,
-            "blocks.0.spatial.weight[1]": POSITIONS}),
+        stuck=ends("stem.proj", "head") | {"blocks.0.spatial.weight[0]": PLACES,
+            "blocks.0.spatial.weight[1]": PLACES}),
     Architecture("convmixer", conv_mixer, images(3, 8, 8), longer=images(3, 6, 10), stuck=ends("0", "7"),
         grows=weights("0[0] 2[0] 3.0.fn.0[0] 3.0.fn.2[0] 3.1[0] 3.1[1] 4.1[0] 7[1]")),
     Architecture("poolformer", PoolFormer, images(3, 8, 8), longer=images(3, 12, 9), stuck=ends("stem", "head"),
@@ -748,28 +750,28 @@ ARCHITECTURES = [
         grows=weights("backbone.0[0] backbone.2[0] conv[1] transformer.encoder.layers.0.linear1[0] "
             "transformer.decoder.layers.0.linear1[0] transformer.decoder.layers.0.linear2[1]"),
         stuck=ends("backbone.0", "linear_class") | {"linear_bbox.weight[0]": "output", "query_pos[0]": "output",
-            "row_embed[0]": POSITIONS, "col_embed[0]": POSITIONS}),
+            "row_embed[0]": "cuts it where the data say", "col_embed[0]": "cuts it where the data say"}),
     Architecture("cvt", CvT, images(3, 8, 8), longer=images(3, 12, 6), stuck=ends("embed", "head"),
         grows=weights("embed[0] embed_norm[0] norm1[0] attn.conv_q.0[0] attn.proj_q[1] attn.proj_v[1] attn.proj[0] "
             "mlp.fc1[0] mlp.fc2[1] head[1]")),
     Architecture("perceiver", Perceiver, images(3, 4, 4), longer=images(3, 5, 6),
         grows=weights("encode[0] norm_context[0] norm_latents[0] block.attn.to_q[0] block.attn.to_v[0] "
-            "block.attn.to_out.0[1] block.mlp.fc1[0] head[1]", "latents[1] cross.k_proj_weight[1]"),
-        stuck=ends("encode", "head") | {"latents[0]": "softmax"}),
+            "block.attn.to_out.0[1] block.mlp.fc1[0] head[1]", "latents[0] latents[1] cross.k_proj_weight[1]"),
+        stuck=ends("encode", "head")),
     Architecture("clip", CLIP, of_images_and_text,
         grows=weights("visual.0[0] visual.2[0] visual.6[1] token_embedding[1] transformer.norm1[0] "
             "transformer.mlp.fc1[0] ln_final[0]", "positional_embedding[1] text_projection[0]"),
-        stuck={"visual.0.weight[1]": "input", "token_embedding.weight[0]": "data|input",
-            "positional_embedding[0]": POSITIONS}),
+        stuck={"visual.0.weight[1]": "input", "token_embedding.weight[0]": LOOKED_UP,
+            "positional_embedding[0]": "input"}),
     Architecture("diffusion transformer", DiT, of_noisy_images,
         grows=weights("x_embedder.proj[0] y_embedder[1] t_embedder.0[0] t_embedder.2[0] "
             "blocks.0.adaLN_modulation.1[0] blocks.0.adaLN_modulation.1[1] blocks.0.mlp.fc1[0] blocks.1.attn.qkv[1] "
             "linear[1]", "pos_embed[2]"),
-        stuck=ends("x_embedder.proj", "linear") | {"y_embedder.weight[0]": "data|input", "pos_embed[1]": POSITIONS,
-            "t_embedder.0.weight[1]": "number|comput|neither|made|data"}),
+        stuck=ends("x_embedder.proj", "linear") | {"y_embedder.weight[0]": LOOKED_UP, "pos_embed[1]": PLACES,
+            "linear.weight[0]": "output|pairs", "linear.bias[0]": "output|pairs", "t_embedder.0.weight[1]": "made"}),
     Architecture("masked autoencoder", MAE, of_images_and_noise,
         grows=weights("patch_embed.proj[0] block.mlp.fc1[0] norm[0] decoder_embed[0] decoder_embed[1] "
             "decoder_block.norm1[0] decoder_pred[1]", "pos_embed[2] mask_token[2] decoder_pos_embed[2]"),
-        stuck=ends("patch_embed.proj", "decoder_pred") | dict.fromkeys(
-            ("pos_embed[1]", "decoder_pos_embed[1]"), POSITIONS)),
+        stuck=ends("patch_embed.proj", "decoder_pred") | {
+            "pos_embed[1]": PLACES, "decoder_pos_embed[1]": "sort"}),
 ]

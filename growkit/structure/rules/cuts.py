@@ -11,7 +11,7 @@ from growkit.structure.dimensions import Expr, Symbol, concat, is_data, leaves, 
 from growkit.structure.refine import chop, cut, divide
 from growkit.structure.roles import Axis
 from growkit.structure.rules.registry import rule
-from growkit.structure.sizes import Size, expression
+from growkit.structure.sizes import Size, expression, sizes_in
 
 if TYPE_CHECKING:
     from growkit.structure.tracer import Tracer
@@ -101,12 +101,29 @@ def slice_rule(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[st
         tracer[out] = tracer[x]
         return
     if out.shape[along] == 0:
-        raise ValueError("nothing is left")
-    if not is_data(axis.expr):
+        _nothing(tracer, x, along, out)
+        return
+    if _by_number(tracer):
+        pieces = next((n for n in sizes_in(tracer.call.args) if n > 1), 0) if tracer.call else 0
+        if not pieces or axis.expr.size % pieces or chop(axis.expr, pieces, tracer.where) is None:
+            tracer.freeze(axis, "cuts it into unequal pieces")
+    elif not is_data(axis.expr):
         for bound in {first, last} - {None, 0}:
             if -x.shape[along] < bound < x.shape[along]:
                 _bound(tracer, axis, bound)
     _set_piece(tracer, x, along, start, out, None)
+
+
+def _nothing(tracer: Tracer, x: Tensor, along: int, out: Tensor) -> None:
+    """Set the axes of an empty stretch; where the code gives the whole size for it, that has to stay the whole."""
+    axes = list(tracer[x])
+    wanted = tracer.call.origin(axes[along].expr.size) if tracer.call is not None else None
+    if isinstance(wanted, Size):
+        tracer.sized(axes[along], wanted)
+    elif not is_data(axes[along].expr):
+        tracer.freeze(axes[along], "takes nothing of it")
+    axes[along] = tracer.made(0)
+    tracer[out] = axes
 
 
 def full_slices(tracer: Tracer, x: Tensor, index: Any) -> None:
@@ -198,7 +215,7 @@ def select(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, A
     """Take one entry of an axis."""
     axes = list(tracer[args[0]])
     taken = axes.pop(args[1])
-    tracer.freeze(taken, "takes one of its units")
+    tracer.trap(out, taken, "takes one of its units")  # some code takes one for its shape only
     tracer[out] = [_slot(axis, taken, args[2] % taken.expr.size) for axis in axes]
 
 
@@ -221,7 +238,7 @@ def _slot(axis: Axis, numbering: Axis, index: int) -> Axis:
 def pixel_shuffle(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
     """Move blocks of channels to pixels, or back: the channel is the slow factor of (channel, row, column)."""
     *kept, channels, _, _ = tracer[args[0]]
-    block = Symbol(args[1] ** 2, extent=True, frozen=f"is a block of {tracer.where}")
+    block = Symbol(args[1] ** 2, extent=True, number=True, frozen=f"is a block of {tracer.where}")
     if func.overloadpacket is aten.pixel_unshuffle:
         result = Axis(product((channels.expr, block)))
     else:
@@ -247,7 +264,7 @@ def channel_shuffle(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: di
         raise ValueError("channels that do not come in groups")
     if isinstance(wanted, Size) and not is_data(member):
         wanted.log.note_read(wanted)
-    count = Symbol(groups, extent=True, frozen=f"is the number of groups of {tracer.where}")
+    count = Symbol(groups, extent=True, number=True, frozen=f"is the number of groups of {tracer.where}")
     shuffled = Axis(product((member, count)))
     one = Axis(member)
     tracer.piece(one, axes[1], 0)

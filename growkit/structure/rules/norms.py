@@ -29,6 +29,10 @@ def batch_norm(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[st
     x, weight, bias = args[:3]
     statistics = [tensor for tensor in args[3:5] if isinstance(tensor, Tensor)]
     channel = tracer[x][1]
+    if not statistics or (len(args) > 5 and args[5] is True):
+        for axis in (tracer[x][0], *tracer[x][2:]):
+            tracer.demand(require_uniform, axis, "averages over the units")
+            tracer.constrain("copies", axis)
     for tensor in statistics:
         tracer.unify(channel, tracer[tensor][0])
     _whole(tracer, [channel, *(tracer[tensor][0] for tensor in statistics)])

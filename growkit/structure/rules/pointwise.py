@@ -37,6 +37,7 @@ _SUMS = {aten.add, aten.sub}
 # Pointwise, but not tagged so.
 _UNTAGGED = {
     *(aten._prelu_kernel, aten.hardswish, aten.hardswish_, aten.log_sigmoid_forward, aten.mish_),
+    *(aten.complex, aten.polar),
     *(aten.fake_quantize_per_tensor_affine_cachemask, aten._fake_quantize_per_tensor_affine_cachemask_tensor_qparams),
 }
 
@@ -140,7 +141,10 @@ def _linearity(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
     tensors = [isinstance(x, Tensor) and x.dim() > 0 for x in args]
     if func._schema.is_mutable:
         # A tensor that is written to has views elsewhere, whose roles would have to change with it.
-        return "image" if packet in {aten.mul_, aten.div_} and not any(tensors[1:]) else ""
+        # Adding or scaling in place does not change roles.
+        if packet in {aten.mul_, aten.div_}:
+            return "scaled" if any(tensors[1:]) else "image"
+        return "sum" if packet in {aten.add_, aten.sub_} and all(tensors) else ""
     if packet in _SUMS and all(tensors):
         return "sum"
     if packet is aten.mul:
@@ -161,6 +165,8 @@ def _meet(tracer: Tracer, kind: str, meeting: list[Axis | None], size: int) -> A
     if kind == "sum" and len(present) == len(meeting):
         for axis in present[1:]:
             tracer.same(first, axis)
+        return first
+    if kind == "scaled" and meeting[0] is not None and len(present) == 1:
         return first
     if kind == "image" or (kind == "product" and len(present) == 1):
         return first

@@ -159,7 +159,8 @@ def _number(tracer: Tracer, axis: Axis, count: int) -> tuple[Axis, Axis] | None:
     part = chop(axis.expr, count, tracer.where)
     if part is None:
         return None
-    numbering = tracer.extent(count, f"is the number {count} in the code of {tracer.where}")
+    why = f"is the number {count} in the code of {tracer.where}"
+    numbering = Axis(Symbol(count, extent=True, number=True, frozen=why))
     slots = tuple(Axis(part) for _ in range(count))
     for index, slot in enumerate(slots):
         tracer.piece(slot, axis, index * part.size)

@@ -90,6 +90,10 @@ def repeat(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, A
         if count is None:
             result.append(axis)
             continue
+        if axis.expr.size == 1:
+            tracer.freeze(axis, "repeats it along a longer axis")
+            result.append(count)
+            continue
         merged = Axis(product((count.expr, axis.expr)))
         tracer.constrain("same", axis, merged)
         tracer.constrain("same", count, merged)
