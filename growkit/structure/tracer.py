@@ -187,12 +187,20 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if isinstance(wanted, Size):
             expr = expression(wanted, self.where)
             if expr is not None and expr.size == axis.expr.size:
+                if is_data(expr):
+                    self._taken_apart(axis)
                 if not same_size(expr, axis.expr):
                     unify(axis.expr, expr, self.where)
             elif not is_data(axis.expr):
                 self.freeze(axis, f"computes its size ({int(wanted)}) in a way that growkit cannot follow")
         elif wanted is not None and wanted > 1:
             self.written(axis, wanted)
+
+    def _taken_apart(self, axis: Axis) -> None:
+        """Freeze what a view took apart by a size of the data: other data would take it apart elsewhere."""
+        for symbol in leaves(axis.expr):
+            for member in symbol.family:
+                freeze(member, f"{self.where} takes its units apart by a size of the data")
 
     def same(self, a: Axis, b: Axis) -> None:
         """Demand equal sizes and equal roles."""

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-from growkit.structure.dimensions import Concat, Expr, Product, Symbol, concat, freeze, leaves, product, resolve
+from growkit.structure.dimensions import (
+    Concat,
+    Expr,
+    Product,
+    Symbol,
+    concat,
+    freeze,
+    is_data,
+    leaves,
+    product,
+    resolve,
+)
 
 __all__ = ["split", "unify"]
 
@@ -23,7 +34,7 @@ def unify(a: Expr, b: Expr, where: str) -> None:
     if a is b:
         return
     if isinstance(a, Symbol) and isinstance(b, Symbol):
-        _merge(a, b, where)
+        _merge(a, b)
     elif isinstance(a, Symbol):
         _bind(a, b, where)
     elif isinstance(b, Symbol):
@@ -38,20 +49,11 @@ def unify(a: Expr, b: Expr, where: str) -> None:
         _distribute(b, a, where)
 
 
-def _merge(a: Symbol, b: Symbol, where: str) -> None:
+def _merge(a: Symbol, b: Symbol) -> None:
     keep, drop = (b, a) if a.extent and not b.extent else (a, b)
-    if drop.extent and not keep.extent:
-        _meets_data(keep, drop, where)
     _inherit(keep, drop)
     keep.family.extend(drop.family)
     drop.bound = keep
-
-
-def _meets_data(symbol: Symbol, data: Symbol, where: str) -> None:
-    """Freeze what a view took apart by a size of the data: other data would take it apart elsewhere."""
-    if symbol.family and not data.number:
-        for member in symbol.family:
-            freeze(member, f"{where} takes its units apart by a size of the data")
 
 
 _DEMANDS = ("frozen", "inexact", "open_ended", "uniform", "copies_only")
@@ -68,8 +70,6 @@ def _bind(symbol: Symbol, form: Expr, where: str) -> None:
         _give_up(symbol, form, where)
         return
     for leaf in leaves(form):
-        if leaf.extent and not symbol.extent:
-            _meets_data(symbol, leaf, where)
         _inherit(leaf, symbol)
     symbol.bound = form
 
@@ -110,6 +110,8 @@ def _align(left: Sequence[Expr], right: Sequence[Expr], join: Join, where: str) 
             continue
         if x.size > y.size:
             a, b, x, y = b, a, y, x
+        if join is product and is_data(x) and not (is_data(y) or all(symbol.number for symbol in leaves(x))):
+            freeze(y, f"{where} takes its units apart by a size of the data")
         halves = split(y, x.size, join)
         if halves is None:
             for other in (x, y, *a, *b):

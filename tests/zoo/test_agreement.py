@@ -35,16 +35,16 @@ def units_of(width: growkit.Width) -> Iterator[Places]:
 
 # Where growkit knows that sizes are one which no tensor compares, since the code computes both from one number: the
 # head size of keys and that of values, the heads of several layers, the parts that a tensor is cut into.
+# fmt: off
 ONE_NUMBER = {
-    name.strip()
-    for name in """
-    res2net; shufflenet v2; vit; vit with scores by hand; vit einops; torch encoder over patches;
-    torch encoder over patches with norm first; swin; coatnet; maxvit; cvt; perceiver; clip; diffusion transformer;
-    masked autoencoder; nanogpt; nanogpt of one size; mingpt; llama; llama, complex rotation; bert; nn.Transformer;
-    nn.TransformerEncoder; nn.TransformerEncoder, padded; nn.TransformerDecoder; nn.MultiheadAttention; transformer-xl;
-    linformer; conformer; albert; fusion by cross-attention
-    """.split(";")
+    "res2net", "shufflenet v2", "vit", "vit with scores by hand", "vit einops", "torch encoder over patches",
+    "torch encoder over patches with norm first", "swin", "coatnet", "maxvit", "cvt", "perceiver", "clip",
+    "diffusion transformer", "masked autoencoder", "nanogpt", "nanogpt of one size", "mingpt", "llama",
+    "llama, complex rotation", "bert", "nn.Transformer", "nn.TransformerEncoder", "nn.TransformerEncoder, padded",
+    "nn.TransformerDecoder", "nn.MultiheadAttention", "transformer-xl", "linformer", "conformer", "albert",
+    "fusion by cross-attention",
 }
+# fmt: on
 
 
 def members(known: Labelling, component: int) -> Places:
