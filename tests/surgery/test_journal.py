@@ -247,6 +247,7 @@ BLOCKS = {
 @pytest.mark.parametrize("name", BLOCKS)
 def test_a_block_starts_as_the_identity_and_learns(name):
     build, inputs, edit = BLOCKS[name]
+    torch.manual_seed(0)
     model = build()
     before, keys = model(inputs).detach(), list(model.state_dict())
     change = apply(model, edit, example=(inputs[:1],))
