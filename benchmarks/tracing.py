@@ -3,6 +3,9 @@
     python benchmarks/tracing.py                             prints the tables
     python benchmarks/tracing.py docs/benchmarks-tracing.md  writes them
 
+On a machine that others use, too, `OMP_NUM_THREADS=1 python benchmarks/tracing.py --processor-time` measures what does
+not depend on them.
+
 Needs `pip install torch-pruning==1.6.*`. What is compared runs alternately in one process, memory in processes of
 their own. Medians over the repetitions, with the range in brackets; a ratio is that of two neighbours in time.
 """
@@ -30,6 +33,8 @@ import growkit
 TRACED = ("ResNet50", "ResNet152", "Transformer")
 MEASURES = ("model", "forward", "trace")
 MEBIBYTE = 2**20
+PROCESSOR_TIME = "--processor-time" in sys.argv
+CLOCK = time.process_time if PROCESSOR_TIME else time.perf_counter
 
 
 def make(name: str) -> tuple[nn.Module, tuple[Tensor]]:
@@ -41,9 +46,9 @@ def make(name: str) -> tuple[nn.Module, tuple[Tensor]]:
 
 def seconds(function: Callable[[], object]) -> float:
     """Return how long a call takes."""
-    start = time.perf_counter()
+    start = CLOCK()
     function()
-    return time.perf_counter() - start
+    return CLOCK() - start
 
 
 def alternately(functions: Sequence[Callable[[], object]], repetitions: int) -> list[list[float]]:
@@ -227,9 +232,9 @@ def edits(repetitions: int = 7, tokens: int = 64) -> list[str]:
     for repetition in range(repetitions + 1):
         grown, optimizer = trained(model)
         keep = dict(optimizer.state)
-        start = time.perf_counter()
+        start = CLOCK()
         change = growkit.apply(grown, wider, example=inputs, optimizers=[optimizer])
-        applied.append(time.perf_counter() - start)
+        applied.append(CLOCK() - start)
         optimizer.state.update(keep)
         copies = bare_copies(changed_tensors(change, optimizer))
         copied.append(seconds(copies))
@@ -256,7 +261,8 @@ def main() -> None:
         "# Benchmarks of tracing",
         "Made by `python benchmarks/tracing.py docs/benchmarks-tracing.md`. Medians, with minimum and maximum in "
         "brackets; a ratio is that of two neighbours in time.",
-        f"Machine: {machine}; Torch-Pruning {torch_pruning.__version__}.",
+        f"Machine: {machine}; Torch-Pruning {torch_pruning.__version__}. Times are "
+        + ("processor times." if PROCESSOR_TIME else "wall times."),
         "## The time of a trace",
         "Two images of 64 x 64, or two sequences of 64 tokens. Torch-Pruning builds its dependency graph and lists "
         "all groups. The training step is forward, backward and Adam on a batch of 32.",
@@ -273,8 +279,9 @@ def main() -> None:
         "\n".join([*head, *edits(), *edits(tokens=8)]),
     ]
     text = "\n\n".join(sections) + "\n"
-    if len(sys.argv) > 1:
-        Path(sys.argv[1]).write_text(text, encoding="utf-8")
+    paths = [argument for argument in sys.argv[1:] if not argument.startswith("--")]
+    if paths:
+        Path(paths[0]).write_text(text, encoding="utf-8")
     print(text)
     return None
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from growkit.structure.dimensions import Expr, Product, Symbol, leaves, product, resolve
+from growkit.structure.dimensions import Expr, Product, Symbol, is_data, leaves, product, resolve
 from growkit.structure.positions import evaluate
 from growkit.structure.roles import Axis
 from growkit.structure.sizes import Log, Real, Size, expression, plain, same_size
@@ -73,7 +73,7 @@ _OF_PARAMETERS: dict[type[nn.Module], dict[str, tuple[str, int]]] = {
     nn.Bilinear: {"in1_features": ("weight", 1), "in2_features": ("weight", 2), "out_features": ("weight", 0)},
     nn.PReLU: {"num_parameters": ("weight", 0)},
     nn.EmbeddingBag: {"embedding_dim": ("weight", 1), "num_embeddings": ("weight", 0)},
-    nn.Embedding: {"num_embeddings": ("weight", 0)},
+    nn.Embedding: {"embedding_dim": ("weight", 1), "num_embeddings": ("weight", 0)},
     nn.RNNBase: {"input_size": ("weight_ih_l0", 1), "proj_size": ("weight_hr_l0", 0)},
     nn.RNNCellBase: {"input_size": ("weight_ih", 1), "hidden_size": ("weight_hh", 1)},
     nn.MultiheadAttention: {"kdim": ("k_proj_weight", 1), "vdim": ("v_proj_weight", 1)},
@@ -223,7 +223,7 @@ class Attributes:
                     return True, None, None
                 if (others := _others(read, expr)) is not None:
                     self._explained.add(id(size))
-                    return True, None, others
+                    return True, None, None if is_data(others) else others
         return False, None, None
 
 

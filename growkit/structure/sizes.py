@@ -180,11 +180,13 @@ def plain(value: Any) -> Any:
         return int.__int__(value)
     if isinstance(value, Real):
         return float.__float__(value)
-    nested = (Size, Real, tuple, list)
-    if type(value) in (tuple, list, torch.Size) and any(isinstance(child, nested) for child in value):
-        return type(value)(plain(child) for child in value)
-    if type(value) is dict and any(isinstance(child, nested) for child in value.values()):
-        return {key: plain(child) for key, child in value.items()}
+    if type(value) in (tuple, list, torch.Size):
+        children = [plain(child) for child in value]
+        changed = any(new is not old for new, old in zip(children, value, strict=True))
+        return type(value)(children) if changed else value
+    if type(value) is dict:
+        items = {key: plain(child) for key, child in value.items()}
+        return items if any(items[key] is not child for key, child in value.items()) else value
     return value
 
 

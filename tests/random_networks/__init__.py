@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -148,7 +149,7 @@ class Network(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         values = {"x": x}
         for name, inputs in self.wiring:
-            values[name] = self.get_submodule(name)(*(values[key] for key in inputs))
+            values[name] = getattr(self, name)(*(values[key] for key in inputs))
         return values[self.wiring[-1][0]]
 
 
@@ -339,3 +340,53 @@ def gain(g: Gene, a: Shape) -> Layer | None:
             Layer("a + self.place[:, : a.shape[1]]", *a, place=param(1, a[0] + 2, c)),
         ]
     return one(layers, g.s)
+
+
+@kind
+def head(g: Gene, a: Shape) -> Layer:
+    """The last layer: of the means, of everything side by side, or of each token."""
+    c, total = (a[0] if len(a) == 3 else a[-1]), math.prod(a)
+    means = {1: "a", 2: "a.mean(1)", 3: "a.mean((2, 3))"}[len(a)]
+    codes = [(means, c), ("a.flatten(1)", total), ("a", c) if len(a) < 3 else ("a.amax((2, 3))", c)]
+    code, size = one(codes, g.s)
+    front = a[:1] if code == "a" and len(a) == 2 else ()
+    return Layer(f"self.head({code})", *front, g.n, head=f"nn.Linear({size}, {g.n})")
+
+
+# ------------------------------------------------------------------ layers used again
+
+
+def _earlier(nodes: list[Node], fits: Any, choice: int) -> Node | None:
+    found = [node for node in reversed(nodes) if fits(node)]
+    return found[choice % len(found)] if found else None
+
+
+@kind
+def again(g: Gene, a: Shape, nodes: list[Node]) -> Layer | None:
+    """A whole layer with the weights of an earlier one."""
+    node = _earlier(
+        nodes, lambda n: n.kind not in {"again", "tied", "embed"} and n.takes == (a,) and n.layer.parts, g.s
+    )
+    return None if node is None else Layer("self.again(a)", *node.layer.shape, again=node.name)
+
+
+@kind
+def tied(g: Gene, a: Shape, nodes: list[Node]) -> Layer | None:
+    """The weight of an earlier linear layer or embedding, turned around."""
+    if len(a) > 2:
+        return None
+    node = _earlier(nodes, lambda n: n.kind in {"linear", "embed", "mlp"} and n.layer.shape[-1] == a[-1], g.s)
+    if node is None:
+        return None
+    key, part = list(node.layer.parts.items())[-1]
+    sizes = [int(size) for size in re.findall(r"\d+", part)[:2]]
+    bare = not part.startswith("nn.") or part.startswith("nn.Parameter")
+    if part.startswith("weight_norm"):
+        return None
+    weight = "self.tied" if bare else "self.tied.weight"
+    rows, columns = sizes[::-1] if part.startswith("nn.Linear") else sizes
+    if columns == a[-1] and g.t % 2:
+        return Layer(f"F.linear(a, {weight})", *a[:-1], rows, tied=f"{node.name}.{key}")
+    if rows == a[-1]:
+        return Layer(f"a @ {weight}", *a[:-1], columns, tied=f"{node.name}.{key}")
+    return None

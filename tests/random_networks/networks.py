@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
-import re
 from typing import Any
 
-from random_networks import Gene, Layer, Node, Shape, act, kind, one, param
+from random_networks import Gene, Layer, Shape, act, kind, one, param
 
 # ------------------------------------------------------------------ vectors and tokens: (C,) and (T, C)
 
@@ -93,41 +91,58 @@ def _heads(value: str, g: Gene, t: int, d: int) -> str:
     return value + one(views, g.t).format(value)
 
 
+FUSED = [
+    "q, k, v = self.qkv(a).chunk(3, -1)",
+    "q, k, v = self.qkv(a).split(self.inner, -1)",
+    "q, k, v = self.qkv(a).view(*a.shape[:2], 3, self.heads, -1).permute(2, 0, 3, 1, 4)",
+    "q, k, v = self.qkv(a).view(a.shape[0], a.shape[1], self.heads, -1).transpose(1, 2).chunk(3, -1)",
+    "q, k, v = self.qkv(a).reshape(a.shape[0], -1, 3, self.heads, self.size).permute(2, 0, 3, 1, 4).unbind(0)",
+]
+ATTEND = [
+    "F.scaled_dot_product_attention(q, k, v)",
+    "((q @ k.transpose(-2, -1)) / math.sqrt(q.shape[-1])).softmax(-1) @ v",
+    "((q * self.scale) @ k.transpose(-2, -1)).softmax(-1) @ v",
+    "torch.einsum('bhij,bhjd->bhid', torch.einsum('bhid,bhjd->bhij', q, k).softmax(-1), v)",
+    "((q @ k.transpose(-2, -1)) * self.size**-0.5).softmax(-1) @ v",
+    "F.scaled_dot_product_attention(F.normalize(q, dim=-1), F.normalize(k, dim=-1), v, scale=1.0)",
+]
+JOIN = [
+    *("y.transpose(1, 2).flatten(2)", "y.transpose(1, 2).reshape(*a.shape[:2], -1)"),
+    "y.transpose(1, 2).contiguous().view(a.shape[0], a.shape[1], self.heads * self.size)",
+]
+
+
+def _attention(g: Gene, make: str, a: Shape, **parts: str) -> Layer:
+    (t, c), d, inner = a, g.n, g.n * g.m
+    attend = one([*ATTEND, f"((q @ k.transpose(-2, -1)) / {d**0.5}).softmax(-1) @ v"], g.u)
+    code = f"{make}\ny = {attend}\n{'a + ' * (g.u % 2)}self.o({one(JOIN, g.t)})"
+    return Layer(code, t, c, heads=g.m, size=d, inner=inner, scale=d**-0.5, o=f"nn.Linear({inner}, {c})", **parts)
+
+
 @kind
-def attention(g: Gene, a: Shape, b: Shape) -> Layer | None:
-    """Attention of `a` to `b`, or of `a` to itself with a fused projection."""
+def attention(g: Gene, a: Shape) -> Layer | None:
+    """Attention of tokens to each other, with a fused projection."""
+    if len(a) != 2 or g.n * g.m > 16:
+        return None
+    make = one(FUSED, g.s)
+    if make.endswith(("k, v = self.qkv(a).chunk(3, -1)", "split(self.inner, -1)")):
+        make += "\nq, k, v = " + ", ".join(_heads(x, g, a[0], g.n) for x in "qkv")
+    return _attention(g, make, a, qkv=f"nn.Linear({a[1]}, {3 * g.n * g.m}, bias={g.u % 2 == 0})")
+
+
+@kind
+def cross(g: Gene, a: Shape, b: Shape) -> Layer | None:
+    """Attention of tokens to tokens, themselves perhaps."""
     if len(a) != 2 or len(b) != 2 or g.n * g.m > 16:
         return None
-    (t, c), d, inner, h = a, g.n, g.n * g.m, g.m
-    parts: dict[str, Any] = {"heads": h, "size": d, "inner": inner, "scale": d**-0.5, "o": f"nn.Linear({inner}, {c})"}
-    fused = [
-        "q, k, v = self.qkv(a).chunk(3, -1)",
-        "q, k, v = self.qkv(a).split(self.inner, -1)",
-        "q, k, v = self.qkv(a).view(*a.shape[:2], 3, self.heads, -1).permute(2, 0, 3, 1, 4)",
-        "q, k, v = self.qkv(a).view(a.shape[0], a.shape[1], self.heads, -1).transpose(1, 2).chunk(3, -1)",
-        "q, k, v = self.qkv(a).reshape(a.shape[0], -1, 3, self.heads, self.size).permute(2, 0, 3, 1, 4).unbind(0)",
-    ]
-    if a == b and g.s % 2 == 0:
-        parts["qkv"] = f"nn.Linear({c}, {3 * inner}, bias={g.u % 2 == 0})"
-        make, split = one(fused, g.s // 2), g.s // 2 % 5 < 2
-    else:
-        parts.update(q=f"nn.Linear({c}, {inner})", k=f"nn.Linear({b[1]}, {inner})", v=f"nn.Linear({b[1]}, {inner})")
-        make, split = "q, k, v = self.q(a), self.k(b), self.v(b)", True
-    if split:
-        make += "\nq, k, v = " + ", ".join(_heads(x, g, n, d) for x, n in (("q", t), ("k", b[0]), ("v", b[0])))
-    attend = [
-        "F.scaled_dot_product_attention(q, k, v)",
-        "((q @ k.transpose(-2, -1)) / math.sqrt(q.shape[-1])).softmax(-1) @ v",
-        "((q * self.scale) @ k.transpose(-2, -1)).softmax(-1) @ v",
-        "torch.einsum('bhij,bhjd->bhid', torch.einsum('bhid,bhjd->bhij', q, k).softmax(-1), v)",
-        "((q @ k.transpose(-2, -1)) * self.size**-0.5).softmax(-1) @ v",
-        f"((q @ k.transpose(-2, -1)) / {d**0.5}).softmax(-1) @ v",
-        "F.scaled_dot_product_attention(F.normalize(q, dim=-1), F.normalize(k, dim=-1), v, scale=1.0)",
-    ]
-    join = [".transpose(1, 2).flatten(2)", ".transpose(1, 2).reshape(*a.shape[:2], -1)", None]
-    last = ".transpose(1, 2).contiguous().view(a.shape[0], a.shape[1], self.heads * self.size)"
-    code = f"{make}\ny = {one(attend, g.u)}\n{'a + ' * (g.u % 2)}self.o(y{join[g.t % 3] or last})"
-    return Layer(code, t, c, **parts)
+    inner = g.n * g.m
+    heads = ", ".join(_heads(x, g, n, g.n) for x, n in (("q", a[0]), ("k", b[0]), ("v", b[0])))
+    layers = {
+        "q": f"nn.Linear({a[1]}, {inner})",
+        "k": f"nn.Linear({b[1]}, {inner})",
+        "v": f"nn.Linear({b[1]}, {inner})",
+    }
+    return _attention(g, f"q, k, v = self.q(a), self.k(b), self.v(b)\nq, k, v = {heads}", a, **layers)
 
 
 @kind
@@ -351,45 +366,6 @@ def scale(g: Gene, a: Shape) -> Layer | None:
     return None if c < 2 else Layer(one(codes, g.s), *a, dim=c, factor=c**-0.5)
 
 
-# ------------------------------------------------------------------ layers used again
-
-
-def _earlier(nodes: list[Node], fits: Any, choice: int) -> Node | None:
-    found = [node for node in reversed(nodes) if fits(node)]
-    return found[choice % len(found)] if found else None
-
-
-@kind
-def again(g: Gene, a: Shape, nodes: list[Node]) -> Layer | None:
-    """A whole layer with the weights of an earlier one."""
-    node = _earlier(
-        nodes, lambda n: n.kind not in {"again", "tied", "embed"} and n.takes == (a,) and n.layer.parts, g.s
-    )
-    return None if node is None else Layer("self.again(a)", *node.layer.shape, again=node.name)
-
-
-@kind
-def tied(g: Gene, a: Shape, nodes: list[Node]) -> Layer | None:
-    """The weight of an earlier linear layer or embedding, turned around."""
-    if len(a) > 2:
-        return None
-    node = _earlier(nodes, lambda n: n.kind in {"linear", "embed", "mlp"} and n.layer.shape[-1] == a[-1], g.s)
-    if node is None:
-        return None
-    key, part = list(node.layer.parts.items())[-1]
-    sizes = [int(size) for size in re.findall(r"\d+", part)[:2]]
-    bare = not part.startswith("nn.") or part.startswith("nn.Parameter")
-    if part.startswith("weight_norm"):
-        return None
-    weight = "self.tied" if bare else "self.tied.weight"
-    rows, columns = sizes[::-1] if part.startswith("nn.Linear") else sizes
-    if columns == a[-1] and g.t % 2:
-        return Layer(f"F.linear(a, {weight})", *a[:-1], rows, tied=f"{node.name}.{key}")
-    if rows == a[-1]:
-        return Layer(f"a @ {weight}", *a[:-1], columns, tied=f"{node.name}.{key}")
-    return None
-
-
 # ------------------------------------------------------------------ images: (C, H, W)
 
 
@@ -514,18 +490,15 @@ def turn(g: Gene, a: Shape) -> Layer | None:
     return None
 
 
-@kind
-def head(g: Gene, a: Shape) -> Layer:
-    """The last layer: of the means, of everything side by side, or of each token."""
-    c, total = (a[0] if len(a) == 3 else a[-1]), math.prod(a)
-    means = {1: "a", 2: "a.mean(1)", 3: "a.mean((2, 3))"}[len(a)]
-    codes = [(means, c), ("a.flatten(1)", total), ("a", c) if len(a) < 3 else ("a.amax((2, 3))", c)]
-    code, size = one(codes, g.s)
-    front = a[:1] if code == "a" and len(a) == 2 else ()
-    return Layer(f"self.head({code})", *front, g.n, head=f"nn.Linear({size}, {g.n})")
-
-
 IMAGES = [*("conv", "norm2d", "pointwise", "channels") * 2, "combine", "cat", "resize", "deconv", "halves", "cut"]
-IMAGES += ["conv", "pool", "flatten", "turn", "gain", "again", "mlp", "attention", "linear"]
-TOKENS = [*("linear", "mlp", "attention", "glu", "combine", "norm") * 2, "pointwise", "cat", "halves", "mixer", "pool"]
-TOKENS += ["gather", "cut", "flatten", "unflatten", "repeat", "gain", "contract", "meet", "gate", "scale", "again", "tied"]
+IMAGES += ["conv", "pool", "flatten", "turn", "gain", "again", "mlp", "attention", "cross", "linear"]
+TOKENS = [
+    *("linear", "mlp", "attention", "cross", "glu", "combine", "norm") * 2,
+    "pointwise",
+    "cat",
+    "halves",
+    "mixer",
+    "pool",
+]
+TOKENS += ["gather", "cut", "flatten", "unflatten", "repeat", "gain", "contract", "meet", "gate", "scale"]
+TOKENS += ["again", "tied"]

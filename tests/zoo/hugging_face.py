@@ -23,7 +23,7 @@ TIED = "looks"  # rows of an embedding whose transpose makes the logits
 SQUEEZED = "drops it"  # the only unit of an axis that the output no longer has
 ORDERED = "orders its units"  # the experts that a router chooses from
 ONE_MORE = "would both have to share"  # a tied embedding behind a norm that multiplies by 1 + weight
-TAKEN = "takes one of its units"
+TAKEN = "has one entry to be repeated|is the output extent|takes one of its units"
 
 WORDS, PLACES, CLASSES = 31, 17, 5
 

@@ -40,6 +40,7 @@ REASON = re.compile(
     r"|is axis \d+ of the model's (input \w+|output)"
     r"|runs over pairs of its units in '[\w.]+'"
     r"|is estimated by power iteration in '[\w.]+' while the model trains"
+    r"|is used as a number in the forward pass of \w+"
     r"|may also run through '[\w.]+', which the model did not use on this example"
 )
 

@@ -26,6 +26,8 @@ def ends(stem, head):
 PLACES = "^is the output extent of"  # tokens are places of the image
 LOOKED_UP = "looks its units up by the data"
 
+TAKEN = "has one entry to be repeated|is the output extent|takes one of its units"
+
 
 class Mlp(nn.Module):
     def __init__(self, dim, hidden):
@@ -681,13 +683,13 @@ ARCHITECTURES = [
     Architecture("vit", lambda: ViT(lambda: FusedAttention(12, 3), 12, 17), images(3, 8, 12),
         grows=weights("patch_embed.proj[0] blocks.0.norm1[0] blocks.0.attn.qkv[0] blocks.0.attn.qkv[1] "
             "blocks.0.attn.proj[1] blocks.0.mlp.fc1[0] blocks.1.mlp.fc2[1] head[1]", "cls_token[2] pos_embed[2]"),
-        stuck=ends("patch_embed.proj", "head") | {"pos_embed[1]": "takes one of its units"}),
+        stuck=ends("patch_embed.proj", "head") | {"pos_embed[1]": TAKEN}),
     Architecture("vit with scores by hand", lambda: ViT(lambda: ManualAttention(9, 3), 9, 7), images(3, 8, 12),
         grows=weights("patch_embed.proj[0] blocks.0.attn.qkv[0] blocks.0.attn.proj[0] blocks.0.attn.proj[1] "
             "blocks.0.mlp.fc1[0] blocks.1.norm2[0] norm[0]", "cls_token[2] pos_embed[2]"),
-        stuck=ends("patch_embed.proj", "head") | {"pos_embed[1]": "takes one of its units"}),
+        stuck=ends("patch_embed.proj", "head") | {"pos_embed[1]": TAKEN}),
     Architecture("vit with an inner width of its own", lambda: ViT(lambda: SeparateAttention(11, 3, 5), 11, 13),
-        images(3, 8, 12), stuck=ends("patch_embed.proj", "head") | {"pos_embed[1]": "takes one of its units"},
+        images(3, 8, 12), stuck=ends("patch_embed.proj", "head") | {"pos_embed[1]": TAKEN},
         grows=weights("patch_embed.proj[0] blocks.0.attn.to_q[0] blocks.0.attn.to_k[0] blocks.0.attn.to_v[0] "
             "blocks.0.attn.to_v[1] blocks.1.attn.to_out.0[0] blocks.1.attn.to_out.0[1] blocks.1.mlp.fc1[0]",
             "cls_token[2] pos_embed[2]")),
