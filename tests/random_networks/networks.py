@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from random_networks import Gene, Layer, Shape, act, kind, one, param
 
 # ------------------------------------------------------------------ vectors and tokens: (C,) and (T, C)

@@ -75,7 +75,7 @@ def tier(architecture: Architecture):
     return pytest.param(architecture, id=architecture.name, marks=[pytest.mark.slow] * slow)
 
 
-@pytest.mark.parametrize("architecture", list(map(tier, ARCHITECTURES))
+@pytest.mark.parametrize("architecture", list(map(tier, ARCHITECTURES)))
 def test_units_are_what_labels_show(architecture: Architecture):
     """No unit cuts through what belongs together; and none joins more, but for numbers in the code."""
     model, example = model_of(architecture), inputs_of(architecture)
