@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from inspect import Parameter, signature
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
@@ -82,18 +82,23 @@ def joined(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -
 
 
 @contextmanager
-def evaluation(model: nn.Module, example: Example) -> Iterator[None]:
+def evaluation(model: nn.Module, example: Example, *, noted: bool = False) -> Iterator[WriteGuard]:
     """Run forward passes in evaluation mode without leaving a trace.
 
     Modes, whatever the pass writes to parameters, buffers and inputs, and the global random state are put back; no
     gradients are recorded.
+
+    Args:
+        model: the model.
+        example: its inputs.
+        noted: the caller tells the guard of every operation; otherwise the guard is a mode of its own.
     """
     modes = [(module, module.training) for module in model.modules()]
     guard = WriteGuard(model, tensors_in(example))
     model.eval()
     try:
-        with randomness.isolated(), torch.no_grad(), guard:
-            yield
+        with randomness.isolated(), torch.no_grad(), nullcontext() if noted else guard:
+            yield guard
     finally:
         guard.restore()
         for module, training in modes:

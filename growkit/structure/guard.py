@@ -37,7 +37,11 @@ class WriteGuard(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Run the operation; save first what it is about to write to."""
-        kwargs = kwargs or {}
+        self.note(func, args)
+        return func(*args, **(kwargs or {}))
+
+    def note(self, func: Any, args: tuple[Any, ...]) -> None:
+        """Save what an operation is about to write to."""
         undeclared = func.overloadpacket in _UNDECLARED
         if func._schema.is_mutable or undeclared:
             for argument, value in zip(func._schema.arguments, args, strict=False):
@@ -45,7 +49,6 @@ class WriteGuard(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 if isinstance(value, Tensor) and written:
                     for tensor in self._guarded.pop(_storage(value) or -1, ()):
                         self._saved.append((tensor, tensor.detach().clone()))
-        return func(*args, **kwargs)
 
     def restore(self) -> None:
         """Put everything back."""

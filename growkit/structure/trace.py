@@ -64,7 +64,7 @@ def _traced(model: nn.Module, example: Example, rules: Mapping[Any, Rule] | None
             tracer[tensor] = [tracer.extent(n, why) for n, why in zip(tensor.shape, reasons, strict=True)]
     attributes = Attributes(model, tracer.log) if remembering else None
     with ExitStack() as stack:
-        stack.enter_context(evaluation(model, example))
+        tracer.guard = stack.enter_context(evaluation(model, example, noted=True))
         stack.enter_context(_slow_path())
         stack.enter_context(tracer.watching())
         if attributes is not None:

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from growkit.structure.calls import Call
 from growkit.structure.dimensions import Expr, Symbol, covers, forbid_exact, freeze, is_data, leaves, resolve
+from growkit.structure.guard import WriteGuard
 from growkit.structure.mirrors import (
     MIRRORING,
     Attributes,
@@ -51,6 +51,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         outputs: the shape of the last tensor that each module returned, by its name.
         results: the axes of each tensor that the model returned.
         gains: by identity, each direction of a weight norm, its gain, and the axis that the gain runs over.
+        guard: to be told of every operation, so that it can undo what they write.
         call: the torch function under way, as it was called from Python, or None.
         log: what the pass did with the values of sizes.
     """
@@ -69,6 +70,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.decides = False
         self.dtypes: set[torch.dtype] = set()
         self.call: Call | None = None
+        self.guard: WriteGuard | None = None
         self.log = Log(lambda: self._stack[-1] if self._stack else None)
         self._rules = {**RULES, **(rules or {})}
         self._scores: list[tuple[Constraint, object]] = []
@@ -269,16 +271,10 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> Any:
         """Run the operation, then let its rule say what it means for dimensions."""
         kwargs = kwargs or {}
-        for tensor in tree_leaves((args, kwargs)):
-            if isinstance(tensor, Tensor) and id(tensor) in self._persistent:
-                self.reached.setdefault(id(tensor))
-            if self._traps and isinstance(tensor, Tensor):
-                self.spring(tensor)
+        self._meet(func, args, kwargs)
         if self._muted:
             return func(*args, **kwargs)
-        rule = self._rules.get(func.overloadpacket)
-        if rule is None and is_pointwise(func):
-            rule = pointwise
+        rule = self._rules.get(func.overloadpacket) or (pointwise if is_pointwise(func) else None)
         if rule is None:
             # Under inference mode composite operations arrive whole.
             with self:
@@ -295,6 +291,18 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             rule = refuse
         self._apply(rule, func, args, kwargs, out)
         return out
+
+    def _meet(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Note which tensors an operation is about to use."""
+        if self.guard is not None:
+            self.guard.note(func, args)
+        for argument in (*args, *kwargs.values()):
+            for tensor in argument if isinstance(argument, (list, tuple)) else (argument,):
+                if isinstance(tensor, Tensor):
+                    if id(tensor) in self._persistent:
+                        self.reached.setdefault(id(tensor))
+                    if self._traps:
+                        self.spring(tensor)
 
     def spring(self, tensor: Tensor) -> None:
         """Freeze what a tensor is a trap for, because it is used."""

@@ -15,6 +15,7 @@ from growkit.structure.forward import tensors_in
 from zoo.architecture import Architecture, Inputs
 
 __all__ = [
+    "Part",
     "attributes",
     "call",
     "doubled",
@@ -35,6 +36,17 @@ __all__ = [
 
 
 # ------------------------------------------------------------------ models and inputs
+
+
+class Part(nn.Module):
+    """A network as part of a larger one, as in a training script; its configuration, if it has one, stays as it is."""
+
+    def __init__(self, part: nn.Module) -> None:
+        super().__init__()
+        self.part = part
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.part(*args, **kwargs)
 
 
 def model_of(architecture: Architecture) -> nn.Module:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import re
+from collections.abc import Mapping
+from types import MappingProxyType
 
 import pytest
 import torch
@@ -15,6 +17,7 @@ from growkit.surgery.apply import Operation
 from zoo.architecture import Architecture
 from zoo.catalogue import ARCHITECTURES
 from zoo.check import (
+    Part,
     attributes,
     call,
     edits_of,
@@ -32,7 +35,21 @@ from zoo.check import (
     wrong_sizes,
 )
 
-every = pytest.mark.parametrize("architecture", ARCHITECTURES, ids=str)
+
+# What is known to be wrong.
+FLAWS = {
+    "hugging face mamba": "a convolution whose weight is used without calling it keeps its old sizes",
+    "hugging face rwkv": "a trace puts back the weights that a pass has rescaled, but not the flag that says so",
+}
+
+
+def every(flaws: Mapping[str, str] = MappingProxyType({})) -> pytest.MarkDecorator:
+    """Every architecture; those with a flaw have to fail."""
+    marks = {name: [pytest.mark.xfail(strict=True, reason=why)] for name, why in flaws.items()}
+    return pytest.mark.parametrize(
+        "architecture", [pytest.param(a, id=a.name, marks=marks.get(a.name, ())) for a in ARCHITECTURES]
+    )
+
 
 PLACE = r"aten\.\w+ in (the model|'[\w.]+' \(\w+\))"
 REASON = re.compile(
@@ -52,7 +69,7 @@ def reasons(structure: growkit.Structure, axis: str) -> list[str | None]:
     return [s.reason for s in symbols if not s.extent] or [s.reason or "belongs to the data" for s in symbols]
 
 
-@every
+@every()
 def test_a_trace_finds_what_can_grow_and_why_the_rest_cannot(architecture: Architecture):
     model, example = model_of(architecture), inputs_of(architecture)
     twin = copy.deepcopy(model)
@@ -89,9 +106,9 @@ class Witness:
             assert moved([self.state[name]], [tensor]) <= tolerance(structure), f"{label} changed {name}"
 
 
-@every
+@every(FLAWS)
 def test_widths_grow_in_the_middle_of_training_and_shrink_back(architecture: Architecture, unchanged):
-    model, example = model_of(architecture), inputs_of(architecture)
+    model, example = Part(model_of(architecture)), inputs_of(architecture)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
     reached = step(model, example, optimizer)
     witness = Witness(architecture, model)
@@ -120,7 +137,7 @@ def test_widths_grow_in_the_middle_of_training_and_shrink_back(architecture: Arc
 
 
 @pytest.mark.slow
-@every
+@every()
 def test_each_width_grows_and_shrinks_by_itself(architecture: Architecture):
     model, example = model_of(architecture), inputs_of(architecture)
     structure, witness = structure_of(model, example), Witness(architecture, model)
@@ -135,7 +152,7 @@ def test_each_width_grows_and_shrinks_by_itself(architecture: Architecture):
 
 
 @pytest.mark.slow
-@every
+@every()
 def test_a_configuration_that_fits_the_grown_model_describes_it(architecture: Architecture):
     """Every width doubled at once, as a configuration can say it."""
     model, example = model_of(architecture), inputs_of(architecture)
