@@ -105,7 +105,9 @@ FAILURES = [
         ),
         says=r"cannot be made at once",
     ),
-    proposing("hidden size", widen("net.2", 0), r"used as a number in the forward pass of HalfHidden", model=HalfHidden),
+    proposing(
+        "hidden size", widen("net.2", 0), r"used as a number in the forward pass of HalfHidden", model=HalfHidden
+    ),
     proposing("hard-coded size", widen("net.2", 0), r"does not run.*shapes cannot be multiplied", model=HardCoded),
     Failure(
         *("exception", (Asks(raising(ZeroDivisionError("oh")), "culprit"),), r"ZeroDivisionError: oh"),
