@@ -73,7 +73,9 @@ def _traced(model: nn.Module, example: Example, rules: Mapping[Any, Rule] | None
             with tracer, SizeMode(tracer) if remembering else ExitStack():
                 outputs = [call(model, example)]
                 if any(id(parameter) not in tracer.reached for parameter in model.parameters()) or _asks(model):
+                    work = len(tracer.work)
                     outputs.append(_train_pass(model, example))
+                    del tracer.work[work:]  # FLOPs are those of one pass
         except Exception as error:
             raise StructureError(
                 f"the forward pass of {type(model).__name__} failed while it was traced, in {tracer.where}",
@@ -117,10 +119,15 @@ def _freeze_power_iterated(tracer: Tracer, model: nn.Module) -> None:
                     freeze(axis.expr, f"is estimated by power iteration in {name!r} while the model trains")
 
 
+# Their own layers and base classes act alike in both modes, as far as sizes go.
+_LIBRARIES = {"torch", "pytorch_lightning", "lightning"}
+
+
 def _asks(model: nn.Module) -> bool:
     """Say whether some code of the model asks for the mode, so that training may take branches of its own."""
-    kinds = {type(module) for module in model.modules() if not type(module).__module__.startswith("torch.")}
+    kinds = {type(module) for module in model.modules()}
     bases = {base for kind in kinds for base in kind.__mro__[: kind.__mro__.index(nn.Module)]}
+    bases = {base for base in bases if base.__module__.partition(".")[0] not in _LIBRARIES}
     codes = (getattr(function, "__code__", None) for base in bases for function in vars(base).values())
     return any("training" in code.co_names for code in codes if code is not None)
 

@@ -404,6 +404,14 @@ def test_parameters_that_the_pass_does_not_reach_are_counted():
     assert structure.parameters() == 3 * 4 + 4 + 7 * 5 + 5
 
 
+def test_a_pass_in_training_mode_adds_no_flops():
+    class Asks(nn.Linear):
+        def forward(self, x):
+            return super().forward(x) * (2 if self.training else 1)
+
+    assert trace(Asks(3, 4), torch.randn(2, 3)).flops() == 24
+
+
 def test_tied_parameters_are_counted_once():
     assert trace(TiedLanguageModel(4), torch.tensor([[1, 2]])).parameters({"embedding": 6}) == 7 * 6 + 6 + 6
 
