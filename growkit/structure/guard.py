@@ -27,6 +27,7 @@ class WriteGuard(TorchDispatchMode):  # type: ignore[no-untyped-call]
         modules = [module for module in model.modules() if not isinstance(module, torch.jit.ScriptModule)]
         self._buffers = [(module, dict(module._buffers)) for module in modules]
         self._plain = [(module, plain_tensors(module)) for module in modules]
+        self._numbers = [(module, _numbers(module)) for module in modules]
         self._guarded: dict[int, list[Tensor]] = {}
         for tensor in (*named_tensors(model).values(), *inputs):
             if (key := _storage(tensor)) is not None:
@@ -55,6 +56,10 @@ class WriteGuard(TorchDispatchMode):  # type: ignore[no-untyped-call]
         with torch.no_grad():
             for tensor, value in self._saved:
                 tensor.detach().copy_(value)
+        if any(isinstance(tensor, nn.Parameter) for tensor, _ in self._saved):
+            # A pass that rescales weights may note that it did.
+            for module, numbers in self._numbers:
+                vars(module).update(numbers)
         for module, buffers in self._buffers:
             now = module._buffers
             if now.keys() != buffers.keys() or any(now[key] is not buffer for key, buffer in buffers.items()):
@@ -71,6 +76,10 @@ _UNDECLARED = {
     torch.ops.aten.miopen_batch_norm,
     torch.ops.aten._batch_norm_with_update,
 }
+
+
+def _numbers(module: nn.Module) -> dict[str, Any]:
+    return {key: value for key, value in vars(module).items() if isinstance(value, (bool, int, float, str, type(None)))}
 
 
 def _storage(tensor: Tensor) -> int | None:

@@ -22,55 +22,77 @@ from growkit.surgery.carry import ParamChange
 __all__ = ["follow_configuration"]
 
 _MOST_FIELDS = 6
+_MOST_TRIALS = 64
+
+# What a model is as far as its configuration says it: shapes of tensors, and whole numbers of modules.
+_Form = tuple[dict[str, torch.Size], dict[str, dict[str, int]]]
 
 
 def follow_configuration(model: nn.Module, changes: Sequence[ParamChange], undo: list[Callable[[], Any]]) -> None:
-    """Set the fields of a model's configuration to the new sizes, if some setting describes the grown model.
+    """Set the fields of a model's configuration to the new sizes, if exactly one setting describes the grown model.
+
+    Nothing follows where a buffer changed that is not saved with the model: one that is built anew would have other
+    entries there.
 
     Args:
         model: after the edit. Only one with an attribute `config`, which its class takes, is looked at.
         changes: the replaced tensors.
         undo: where to note how to put the fields back.
 
-    Cost: nothing for other models; for these, some constructions on the meta device, which allocate no memory.
+    Cost: nothing for other models; for these, at most 64 constructions on the meta device, which allocate no memory.
     """
     config = vars(model).get("config")
     if config is None or not changes or isinstance(config, (nn.Module, dict)) or not hasattr(config, "__dict__"):
         return
-    wanted = _shapes(model)
-    for setting in _settings(config, changes):
-        candidate = copy.deepcopy(config)
-        vars(candidate).update(setting)
-        if _built(type(model), candidate) == wanted:
-            for field, value in setting.items():
-                undo.append(partial(vars(config).__setitem__, field, vars(config)[field]))
-                vars(config)[field] = value
-            return
+    saved = model.state_dict().keys() | dict(model.named_parameters()).keys()
+    if any(change.name not in saved for change in changes):
+        return
+    wanted = _form(model)
+    fitting = [s for s in _settings(config, changes) if _built(type(model), config, s) == wanted]
+    # A setting that changes more fields than another one changes some that shape nothing.
+    least = min(map(len, fitting), default=0)
+    chosen = [setting for setting in fitting if len(setting) == least]
+    if len(chosen) == 1:
+        for field, value in chosen[0].items():
+            undo.append(partial(vars(config).__setitem__, field, vars(config)[field]))
+            vars(config)[field] = value
 
 
 def _settings(config: Any, changes: Sequence[ParamChange]) -> Iterator[dict[str, int]]:
-    """Yield new values for fields that hold, before the edit, a size that changed or the ratio of such sizes."""
-    ratios = {new / old for c in changes for old, new in zip(c.old.shape, c.new.shape, strict=True) if old != new}
-    sizes = {old for c in changes for old, new in zip(c.old.shape, c.new.shape, strict=True) if old != new}
+    """Yield new values for fields that hold, before the edit, a size that changed or the ratio of such sizes.
+
+    The first changes nothing: the configuration may describe the model as it is now.
+    """
+    pairs = {(old, new) for c in changes for old, new in zip(c.old.shape, c.new.shape, strict=True) if old != new}
     fields: dict[str, list[int]] = {}
     for field, value in vars(config).items():
-        if type(value) is int and value > 0 and any(size % value == 0 for size in sizes):
-            values = [round(value * ratio) for ratio in sorted(ratios) if float(value * ratio).is_integer()]
-            if values and len(fields) < _MOST_FIELDS:
-                fields[field] = values
-    for count in range(1, len(fields) + 1):
-        for chosen in itertools.combinations(fields, count):
-            for setting in itertools.product(*(fields[field] for field in chosen)):
-                yield dict(zip(chosen, setting, strict=True))
+        if type(value) is int and value > 0 and len(fields) < _MOST_FIELDS:
+            values = {value * new // old for old, new in pairs if old % value == 0 and value * new % old == 0}
+            if values:
+                fields[field] = sorted(values)
+    settings = (
+        dict(zip(chosen, values, strict=True))
+        for count in range(len(fields) + 1)
+        for chosen in itertools.combinations(fields, count)
+        for values in itertools.product(*(fields[field] for field in chosen))
+    )
+    yield from itertools.islice(settings, _MOST_TRIALS)
 
 
-def _built(kind: type[nn.Module], config: Any) -> dict[str, torch.Size] | None:
+def _built(kind: type[nn.Module], config: Any, setting: dict[str, int]) -> _Form | None:
     try:
+        candidate = copy.deepcopy(config)
+        vars(candidate).update(setting)
         with randomness.isolated(), torch.device("meta"):
-            return _shapes(kind(config))
+            return _form(kind(candidate))
     except Exception:
         return None  # whatever a configuration that fits nothing makes the class raise
 
 
-def _shapes(model: nn.Module) -> dict[str, torch.Size]:
-    return {name: tensor.shape for name, tensor in model.state_dict().items()}
+def _form(model: nn.Module) -> _Form:
+    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    numbers = {
+        name: {key: value for key, value in vars(module).items() if type(value) is int}
+        for name, module in model.named_modules()
+    }
+    return shapes, numbers

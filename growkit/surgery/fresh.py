@@ -10,6 +10,7 @@ from torch import nn
 
 from growkit import randomness
 from growkit.structure import Structure, Width
+from growkit.structure.tensors import plain_tensors
 
 __all__ = ["initialise_new_units"]
 
@@ -39,7 +40,7 @@ def _modules(structure: Structure, width: Width) -> Iterable[tuple[str, nn.Modul
 def _fill(width: Width, count: int, prefix: str, module: nn.Module) -> None:
     reset = getattr(module, "reset_parameters", None)
     donor = copy.deepcopy(module)
-    tensors = dict([*donor._parameters.items(), *donor._buffers.items()])
+    tensors = dict([*donor._parameters.items(), *donor._buffers.items(), *plain_tensors(donor).items()])
     versions = {key: tensor._version for key, tensor in tensors.items() if tensor is not None}
     if callable(reset):
         donor.reset_parameters()  # type: ignore[operator]

@@ -6,6 +6,7 @@ import copy
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -119,8 +120,10 @@ class Subject:
     def apply(self, edit: growkit.Edit) -> growkit.Change:
         return growkit.apply(self.model, edit, example=(self.example,), optimizers=[self.optimizer])
 
-    def picture(self) -> dict[str, list[float]]:
-        return {key: value.flatten().tolist() for key, value in self.model.state_dict().items()}
+    def picture(self) -> tuple[Any, ...]:
+        """Everything that a refused edit must leave as it is."""
+        state = {key: value.flatten().tolist() for key, value in self.model.state_dict().items()}
+        return repr(self.model), [answer.tolist() for answer in self.answers()], state
 
 
 def runs(model: nn.Module, inputs: Tensor) -> bool:
@@ -142,9 +145,9 @@ class Tally:
         self.seen: Counter[str] = Counter()
         self.refused: dict[str, str] = {}  # the shortest program by reason
 
-    def refuse(self, program: Program, edit: growkit.Edit, error: growkit.GrowkitError) -> None:
+    def refuse(self, program: Program, error: growkit.GrowkitError) -> None:
         self.seen["refused"] += 1
-        text, key = f"{edit}: {error}{program}\n", re.sub(r"[\d.e+-]+", "#", error.seen)
+        text, key = f"{error}{program}\n", re.sub(r"[\d.e+-]+", "#", error.seen)
         if key not in self.refused or len(text) < len(self.refused[key]):
             self.refused[key] = text
 
@@ -161,59 +164,67 @@ def check_network(program: Program, uneven: Sequence[int], tally: Tally) -> None
     grown = []
     for width in structure.growable:
         tally.seen["widths"] += 1
-        for edit in edits_of(width, uneven):
-            edited = copy.deepcopy(subject)
-            edited.learn()
-            try:
-                edited.apply(edit)
-            except growkit.GrowkitError as error:
-                check_refused(subject, edited)
-                tally.refuse(program, edit, error)
-                break
-            check_edited(subject, edited, edit, width.size)
+        errors = [check_edit(subject, edit, width.size) for edit in edits_of(width, uneven)]
+        refused = [error for error in errors if error is not None]
+        if refused:
+            tally.refuse(program, refused[0])
         else:
             grown.append(width.name)
-    check_in_turn(subject, grown)
+    if (error := check_in_turn(subject, grown)) is not None:
+        tally.refuse(program, error)
 
 
-def check_refused(subject: Subject, refused: Subject) -> None:
-    assert refused.picture() == subject.picture()
-    assert all(map(torch.equal, refused.answers(), subject.expected))
-    assert repr(refused.model) == repr(subject.model)
-
-
-def check_edited(subject: Subject, edited: Subject, edit: growkit.Widen, size: int) -> None:
-    """The network answers as before and learns on; narrowed again, it is what it was."""
-    assert not edited.has_moved(), edit
-    if not edit.new:
-        check_gradients(edited)
-    learning = copy.deepcopy(edited)
-    learning.step()
-    check_optimizer(learning.model, learning.optimizer)
+def check_edit(subject: Subject, edit: growkit.Widen, size: int) -> growkit.GrowkitError | None:
+    """The edit and its way back are exact, or else refused, which leaves the network alone; the error, if refused."""
+    edited = copy.deepcopy(subject)
+    edited.learn()
+    if (error := attempt(edited, edit)) is not None:
+        return error
+    check_edited(edited, edit)
     if edit.copies:
-        edited.apply(growkit.Narrow(edit.width, range(size, size + len(edit.copies)), into=edit.copies))
+        back = growkit.Narrow(edit.width, range(size, size + len(edit.copies)), into=edit.copies)
+        if (error := attempt(edited, back)) is not None:
+            return error
         assert not edited.has_moved(), f"{edit} and back"
     if not edit.new:
         before, after = subject.model.state_dict(), edited.model.state_dict()
         assert all(torch.allclose(after[key], value, rtol=1e-9, atol=1e-11) for key, value in before.items()), edit
         assert repr(subject.model) == repr(edited.model), edit
+    return None
 
 
-def check_gradients(edited: Subject) -> None:
-    """The gradients that came along are those of the edited network; those of weight norms have no such law."""
-    carried, learnt = edited.gradients(), edited.learn()
-    for name, gradient in learnt.items():
-        if "parametrizations" not in name:
-            assert torch.allclose(carried[name], gradient, rtol=1e-7, atol=1e-10), name
+def attempt(subject: Subject, edit: growkit.Edit) -> growkit.GrowkitError | None:
+    """Make an edit; if that is refused, the network must be as it was."""
+    before = subject.picture()
+    try:
+        subject.apply(edit)
+    except growkit.GrowkitError as error:
+        assert subject.picture() == before, edit
+        return error
+    return None
 
 
-def check_in_turn(subject: Subject, widths: Sequence[str]) -> None:
+def check_edited(edited: Subject, edit: growkit.Widen) -> None:
+    """The network answers as before, has the gradients that it would have, and learns on."""
+    assert not edited.has_moved(), edit
+    learning = copy.deepcopy(edited)
+    carried, learnt = edited.gradients(), learning.learn()
+    for name in learnt:
+        if not edit.new and "parametrizations" not in name:  # a weight norm has no such law
+            assert torch.allclose(carried[name], learnt[name], rtol=1e-7, atol=1e-10), f"{name} after {edit}"
+    learning.optimizer.step()
+    check_optimizer(learning.model, learning.optimizer)
+
+
+def check_in_turn(subject: Subject, widths: Sequence[str]) -> growkit.GrowkitError | None:
     """All widths grow, one after the other, each in the network that the one before has left."""
     edited = copy.deepcopy(subject)
     for name in widths:
         width = growkit.trace(edited.model, edited.example)[name]
-        edited.apply(growkit.Widen(name, range(width.size)))
+        if (error := attempt(edited, growkit.Widen(name, range(width.size)))) is not None:
+            return error
         assert not edited.has_moved(), f"{name} after others"
+    return None
 
 
 def check_optimizer(model: nn.Module, optimizer: optim.Adam) -> None:

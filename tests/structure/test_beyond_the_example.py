@@ -145,3 +145,21 @@ def test_a_cache_is_state_and_no_output():
 
     model = Apply(lambda m, x: (m.last(h := m.first(x)), KeyCache(h)), first=nn.Linear(3, 4), last=nn.Linear(4, 2))
     assert trace(model, X)["first"].frozen is None
+
+
+def test_a_note_that_weights_were_rescaled_comes_back_with_them():
+    class Rescales(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.head, self.done = nn.Linear(3, 4), nn.Linear(4, 2), False
+
+        def forward(self, x):
+            if not self.training and not self.done:
+                self.head.weight.data.div_(2)
+                self.done = True
+            return self.head(self.body(x))
+
+    model = Rescales().eval()
+    weight = model.head.weight.detach().clone()
+    trace(model, X)
+    assert (model.done, torch.equal(model.head.weight, weight)) == (False, True)

@@ -94,3 +94,33 @@ def test_models_of_hugging_face_can_be_built_again_from_their_configuration():
     again = type(model)(model.config).eval()
     again.load_state_dict(model.state_dict())
     assert torch.allclose(again(**tokens).last_hidden_state, before, atol=1e-5)
+
+
+def test_nothing_follows_where_another_setting_has_the_same_shapes():
+    class Split(nn.Module):
+        def __init__(self, config):
+            super().__init__()
+            self.config = config
+            self.body = nn.Linear(3, config.hidden * config.middle)
+            self.head = nn.Linear(config.hidden * config.middle, 2)
+
+        def forward(self, x):
+            return self.head(self.body(x))
+
+    model = Split(Config(3, 2, 4))
+    growkit.apply(model, Widen("body", range(6)), example=(torch.randn(2, 3),))
+    assert vars(model.config) == {"hidden": 3, "middle": 2, "heads": 4, "layers": 2, "words": 7}
+
+
+def test_nothing_follows_where_a_buffer_changed_that_is_not_saved():
+    class Table(Model):
+        def __init__(self, config):
+            super().__init__(config)
+            self.register_buffer("table", torch.rand(config.hidden), persistent=False)
+
+        def forward(self, tokens):
+            return self.head(self.embed(tokens) * self.table)
+
+    model = Table(Config(6, 4, 3, layers=0))
+    growkit.apply(model, Widen("embed", (0, 1)), example=(TOKENS,))
+    assert model.config.hidden == 6

@@ -115,3 +115,13 @@ def test_what_growkit_does_not_understand_stays_frozen():
     model[1].forward = lambda x: x.view(-1, 2, 2)
     with pytest.raises(SurgeryError, match="as the number 2"):
         growkit.apply(model, Widen("0", range(2)), example=(X,), exact=False)
+
+
+def test_new_units_run_through_plain_tensors():
+    model = classifier()
+    model[0].table = torch.rand(4, dtype=torch.float64)
+    model[0].forward = lambda x: nn.functional.linear(x, model[0].weight, model[0].bias) * model[0].table
+    before = model(X)
+    growkit.apply(model, Widen("0", new=2), example=(X,))
+    assert model[0].table.shape == (6,)
+    assert (model(X) - before).abs().max() <= 1e-12

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 import pytest
@@ -38,15 +38,14 @@ from zoo.check import (
 # What is known to be wrong.
 FLAWS = {
     "hugging face mamba": "a convolution whose weight is used without calling it keeps its old sizes",
-    "hugging face rwkv": "a trace puts back the weights that a pass has rescaled, but not the flag that says so",
 }
 
 
-def every(flaws: Mapping[str, str] = MappingProxyType({})) -> pytest.MarkDecorator:
+def every(flaws: Mapping[str, str] = MappingProxyType({}), among: Sequence[Architecture] = ARCHITECTURES):
     """Every architecture; those with a flaw have to fail."""
     marks = {name: [pytest.mark.xfail(strict=True, reason=why)] for name, why in flaws.items()}
     return pytest.mark.parametrize(
-        "architecture", [pytest.param(a, id=a.name, marks=marks.get(a.name, ())) for a in ARCHITECTURES]
+        "architecture", [pytest.param(a, id=a.name, marks=marks.get(a.name, ())) for a in among]
     )
 
 
@@ -105,7 +104,7 @@ class Witness:
             assert moved([self.state[name]], [tensor]) <= tolerance(structure), f"{label} changed {name}"
 
 
-ROUNDS = 4  # in which the widths of a model grow, several at once if there are more
+ROUNDS = 3  # in which the widths of a model grow, several at once if there are more
 
 
 @every(FLAWS)
@@ -139,7 +138,7 @@ def test_widths_grow_in_the_middle_of_training_and_shrink_back(architecture: Arc
 
 
 @pytest.mark.slow
-@every()
+@every(FLAWS)
 def test_each_width_grows_and_shrinks_by_itself(architecture: Architecture):
     model, example = model_of(architecture), inputs_of(architecture)
     structure, witness = structure_of(model, example), Witness(architecture, model)
@@ -154,7 +153,25 @@ def test_each_width_grows_and_shrinks_by_itself(architecture: Architecture):
 
 
 @pytest.mark.slow
-@every()
+@every(FLAWS)
+def test_new_units_change_nothing(architecture: Architecture):
+    model, example = Part(model_of(architecture)), inputs_of(architecture)
+    structure, witness = structure_of(model, example), Witness(architecture, model)
+    operation = Operation(structure, example)
+    for width in structure.growable:
+        if not (width.uniform or width.copies_only):
+            operation.perform(growkit.Widen(width.name, new=2))
+            witness.compare(model, structure, width)
+
+
+SOME = ("bert", "albert", "gpt 2", "llama", "mixtral", "t5", "vit", "convnext")
+CONFIGURED = [
+    architecture for architecture in ARCHITECTURES if architecture.name in map("hugging face {}".format, SOME)
+]
+
+
+@pytest.mark.slow
+@every(among=CONFIGURED)
 def test_a_configuration_that_fits_the_grown_model_describes_it(architecture: Architecture):
     """Every width doubled at once, as a configuration can say it."""
     model, example = model_of(architecture), inputs_of(architecture)
