@@ -76,7 +76,7 @@ _ARITHMETIC = {
     *("mul_", "div_", "add_", "sub_", "__imul__", "__itruediv__", "tensor", "full", "full_like", "as_tensor"),
     *("scaled_dot_product_attention", "baddbmm", "masked_fill", "clamp"),
 }
-_LEAVING = {"numpy", "__array__", "tolist", "__dlpack__"}
+_LEAVING = {"numpy", "__array__", "tolist", "__dlpack__", "data_ptr", "storage"}
 _SHAPE = torch.Tensor.shape.__get__  # type: ignore[attr-defined]
 _OVERRIDES = {"has_torch_function", "has_torch_function_unary", "has_torch_function_variadic"}
 
@@ -136,6 +136,7 @@ class SizeMode(TorchFunctionMode):
             tracer.call = outer
 
     def _leaves(self, tensor: Tensor, name: str) -> None:
+        self._tracer.look(tensor)
         for axis in self._tracer.axes_of(tensor) or ():
             if not is_data(axis.expr):
                 freeze(axis.expr, f"{name} in {self._tracer.place} takes its entries out of torch")

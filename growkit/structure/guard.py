@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from growkit.structure.tensors import named_tensors, plain_tensors
 
-__all__ = ["WriteGuard"]
+__all__ = ["WriteGuard", "storage_of", "written"]
 
 
 class WriteGuard(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -30,7 +31,7 @@ class WriteGuard(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._numbers = [(module, _numbers(module)) for module in modules]
         self._guarded: dict[int, list[Tensor]] = {}
         for tensor in (*named_tensors(model).values(), *inputs):
-            if (key := _storage(tensor)) is not None:
+            if (key := storage_of(tensor)) is not None:
                 self._guarded.setdefault(key, []).append(tensor)
         self._saved: list[tuple[Tensor, Tensor]] = []
 
@@ -43,13 +44,9 @@ class WriteGuard(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def note(self, func: Any, args: tuple[Any, ...]) -> None:
         """Save what an operation is about to write to."""
-        undeclared = func.overloadpacket in _UNDECLARED
-        if func._schema.is_mutable or undeclared:
-            for argument, value in zip(func._schema.arguments, args, strict=False):
-                written = undeclared or (argument.alias_info is not None and argument.alias_info.is_write)
-                if isinstance(value, Tensor) and written:
-                    for tensor in self._guarded.pop(_storage(value) or -1, ()):
-                        self._saved.append((tensor, tensor.detach().clone()))
+        for value in written(func, args):
+            for tensor in self._guarded.pop(storage_of(value) or -1, ()):
+                self._saved.append((tensor, tensor.detach().clone()))
 
     def restore(self) -> None:
         """Put everything back."""
@@ -82,7 +79,22 @@ def _numbers(module: nn.Module) -> dict[str, Any]:
     return {key: value for key, value in vars(module).items() if isinstance(value, (bool, int, float, str, type(None)))}
 
 
-def _storage(tensor: Tensor) -> int | None:
+def written(func: Any, args: tuple[Any, ...]) -> list[Tensor]:
+    """Return the tensors that an operation writes to."""
+    positions = _positions(func)
+    if func.overloadpacket in _UNDECLARED and (len(args) < 8 or args[5]):
+        positions = (3, 4)  # in training mode; the last of these operations always writes
+    return [args[n] for n in positions if n < len(args) and isinstance(args[n], Tensor)]
+
+
+@functools.cache
+def _positions(func: Any) -> tuple[int, ...]:
+    infos = [argument.alias_info for argument in func._schema.arguments]
+    return tuple(position for position, info in enumerate(infos) if info is not None and info.is_write)
+
+
+def storage_of(tensor: Tensor) -> int | None:
+    """Return the identity of a tensor's storage."""
     try:
         return int(tensor.untyped_storage()._cdata)
     except (RuntimeError, NotImplementedError):

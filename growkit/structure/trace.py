@@ -48,14 +48,22 @@ def trace_model(model: nn.Module, example: Example, rules: Mapping[Any, Rule] | 
         StructureError: the forward pass itself failed.
     """
     try:
+        tracer = _traced(model, example, rules, remembering=True, values=False)
+        if not tracer.lacking:
+            return tracer
+    except StructureError:
+        pass  # perhaps for want of values
+    try:
         return _traced(model, example, rules, remembering=True)
     except StructureError:
         # Some code takes nothing but plain integers for sizes. Without their memory, less is known.
         return _traced(model, example, rules, remembering=False)
 
 
-def _traced(model: nn.Module, example: Example, rules: Mapping[Any, Rule] | None, *, remembering: bool) -> Tracer:
-    tracer = Tracer(model, rules)
+def _traced(
+    model: nn.Module, example: Example, rules: Mapping[Any, Rule] | None, *, remembering: bool, values: bool = True
+) -> Tracer:
+    tracer = Tracer(model, rules, values=values)
     _freeze_power_iterated(tracer, model)
     named = example.items() if isinstance(example, Mapping) else enumerate(example)
     for name, value in named:

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from growkit.structure.calls import Call
 from growkit.structure.dimensions import Expr, Symbol, covers, forbid_exact, freeze, is_data, leaves, resolve
-from growkit.structure.guard import WriteGuard
+from growkit.structure.guard import WriteGuard, storage_of, written
+from growkit.structure.hollow import ValuesNeeded, hollow
 from growkit.structure.mirrors import (
     MIRRORING,
     Attributes,
@@ -28,10 +29,41 @@ from growkit.structure.roles import Axis, Constraint
 from growkit.structure.rules import RULES, Rule, is_pointwise, pointwise, refuse
 from growkit.structure.rules.cuts import full_slices
 from growkit.structure.sizes import Log, Size, expression, same_size
-from growkit.structure.tensors import named_tensors
+from growkit.structure.tensors import TensorTable, named_tensors
 from growkit.structure.unify import unify
 
 __all__ = ["Tracer"]
+
+
+class _Facts(NamedTuple):
+    """What never changes about an operation: its overload packet, that one's name, and whether it looks at values."""
+
+    packet: Any
+    name: str
+    decides: bool
+
+
+@functools.cache
+def _facts(func: Any) -> _Facts:
+    decides = torch.Tag.data_dependent_output in func.tags or torch.Tag.dynamic_output_shape in func.tags
+    return _Facts(func.overloadpacket, str(func.overloadpacket), decides)
+
+
+def _masks_in(args: tuple[Any, ...]) -> list[Tensor]:
+    """Return the masks that a tensor is indexed with."""
+    return [index for index in args[1] if isinstance(index, Tensor) and index.dtype in {torch.bool, torch.uint8}]
+
+
+def _flops(formula: Callable[..., Any], arguments: tuple[Any, ...], out: Any) -> Any:
+    """Do what torch's wrapper of formulas does, without looking for tensors inside of nested arguments."""
+    plain = getattr(formula, "__wrapped__", None)
+    if (
+        plain is None
+        or not isinstance(out, Tensor)
+        or any(isinstance(a, (list, tuple)) and any(isinstance(x, Tensor) for x in a) for a in arguments)
+    ):
+        return formula(*arguments, out_val=out)
+    return plain(*(a.shape if isinstance(a, Tensor) else a for a in arguments), out_shape=out.shape)
 
 
 class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -48,6 +80,8 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         reached: the parameters, buffers and plain tensors that the pass used, by identity, in order of first use.
         decides: whether the pass looked at values, so that other inputs may take other branches.
         dtypes: of the tensors that the pass computed.
+        values: whether convolutions and matrix products are computed; else zeros stand in for their results.
+        lacking: whether the pass looked at values without their being computed.
         outputs: the shape of the last tensor that each module returned, by its name.
         results: the axes of each tensor that the model returned.
         gains: by identity, each direction of a weight norm, its gain, and the axis that the gain runs over.
@@ -56,9 +90,9 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         log: what the pass did with the values of sizes.
     """
 
-    def __init__(self, model: nn.Module, rules: Mapping[Any, Rule] | None = None) -> None:
+    def __init__(self, model: nn.Module, rules: Mapping[Any, Rule] | None = None, *, values: bool = True) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.axes: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+        self.axes: TensorTable[list[Axis]] = TensorTable()
         self.constraints: list[Constraint] = []
         self.demands: list[tuple[Callable[[Expr, str], None], Axis, str]] = []
         self.work: list[tuple[float, tuple[Axis, ...]]] = []
@@ -68,6 +102,9 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.results: list[list[Axis]] = []
         self.gains: list[tuple[int, int, int]] = []
         self.decides = False
+        self.values = values
+        self.lacking = False
+        self._hollow: set[int | None] = set()
         self.dtypes: set[torch.dtype] = set()
         self.call: Call | None = None
         self.guard: WriteGuard | None = None
@@ -76,15 +113,16 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._scores: list[tuple[Constraint, object]] = []
         self._names = {id(module): name for name, module in model.named_modules()}
         self._stack: list[nn.Module] = []
-        self._traps: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+        self._traps: TensorTable[tuple[Axis, str]] = TensorTable()
         self._operation = ""
+        self._where: tuple[str, nn.Module | None, str] | None = None
         self._muted = False
         self.tensors = named_tensors(model)
         tensors = self.tensors.values()
         for tensor in tensors:
             self.axes[tensor] = [Axis(Symbol(size)) for size in tensor.shape]
             if not (tensor.is_floating_point() or tensor.is_complex()):
-                self.constraints.extend(Constraint("copies", (axis,), "a mask") for axis in self.axes[tensor])
+                self.constraints.extend(Constraint("copies", (axis,), "a mask") for axis in self[tensor])
         for module in model.modules():
             if not type(module).__module__.startswith("torch."):
                 self._free_single_axes(module)
@@ -98,32 +136,37 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _free_single_axes(self, module: nn.Module) -> None:
         """Take an axis of one entry of a bare parameter, as class tokens have, for one that is there to be repeated."""
         for tensor in module._parameters.values():
-            for axis in self.axes[tensor] if tensor is not None and tensor.dim() > 1 else ():
-                if axis.expr.size == 1:
+            for axis in self[tensor] if tensor is not None and tensor.dim() > 1 else ():
+                if isinstance(axis.expr, Symbol) and axis.expr.size == 1:
                     axis.expr.extent, axis.expr.frozen = True, "has one entry to be repeated"
 
     # ------------------------------------------------------------- for rules: axes
 
     def __getitem__(self, tensor: Tensor) -> list[Axis]:
         """Return the axes of a tensor, one an axis."""
-        axes = self.axes.get(tensor)  # type: ignore[no-untyped-call]
+        axes = self.axes.get(tensor)
         if axes is None:
             reason = f"meets a tensor in {self.where} that is neither a parameter, a buffer nor computed from inputs"
             axes = self.axes[tensor] = [self.extent(size, reason) for size in tensor.shape]
-        return axes  # type: ignore[no-any-return]
+        return axes
 
     def __setitem__(self, tensor: Tensor, axes: list[Axis]) -> None:
         self.axes[tensor] = axes
 
     def axes_of(self, tensor: Tensor) -> list[Axis] | None:
         """Return the axes of a tensor, or None if it has not been seen yet."""
-        return self.axes.get(tensor)  # type: ignore[no-any-return, no-untyped-call]
+        return self.axes.get(tensor)
 
     @property
     def where(self) -> str:
         """The operation under way, for reasons: "aten.mm in 'encoder.0' (Linear)"."""
-        operation = self._operation or "the first operation"
-        return f"{operation} in {self.place}" if self._stack else operation
+        module = self._stack[-1] if self._stack else None
+        known = self._where
+        if known is None or known[0] is not self._operation or known[1] is not module:
+            operation = self._operation or "the first operation"
+            described = f"{operation} in {self.place}" if self._stack else operation
+            known = self._where = self._operation, module, described
+        return known[2]
 
     @property
     def place(self) -> str:
@@ -262,7 +305,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Note the FLOPs of the operation under way, and the axes they are proportional to."""
         formula = flop_registry.get(operation.overloadpacket)  # type: ignore[attr-defined]
         if formula is not None:
-            self.work.append((int(formula(*arguments, out_val=out)), axes))
+            self.work.append((int(_flops(formula, arguments, out)), axes))
 
     # ------------------------------------------------------------- the pass
 
@@ -272,24 +315,66 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Run the operation, then let its rule say what it means for dimensions."""
         kwargs = kwargs or {}
         self._meet(func, args, kwargs)
+        facts = _facts(func)
+        if facts.decides:
+            self.look(_masks_in(args) if facts.packet is torch.ops.aten.index else args)
         if self._muted:
-            return func(*args, **kwargs)
-        rule = self._rules.get(func.overloadpacket) or (pointwise if is_pointwise(func) else None)
+            return self._run(func, facts, args, kwargs)
+        rule = self._rules.get(facts.packet) or (pointwise if is_pointwise(func) else None)
         if rule is None:
             # Under inference mode composite operations arrive whole.
             with self:
                 parts = func.decompose(*args, **kwargs)
             if parts is not NotImplemented:
                 return parts
-        out = func(*args, **kwargs)
+        out = self._run(func, facts, args, kwargs)
         if isinstance(out, Tensor):
             self.dtypes.add(out.dtype)
-        self._operation = str(func.overloadpacket)
-        self.decides |= torch.Tag.data_dependent_output in func.tags or torch.Tag.dynamic_output_shape in func.tags
+        self._operation = facts.name
+        self.decides |= facts.decides
         if rule is None:
             self.count(func, args, out)
             rule = refuse
         self._apply(rule, func, args, kwargs, out)
+        return out
+
+    def look(self, values: Any) -> None:
+        """Start again if values are needed that were not computed."""
+        if self._hollow and self._is_hollow(values):
+            self.lacking = True
+            raise ValuesNeeded
+
+    def _is_hollow(self, value: Any) -> bool:
+        if isinstance(value, Tensor):
+            return storage_of(value) in self._hollow
+        return isinstance(value, (list, tuple)) and any(map(self._is_hollow, value))
+
+    def _taint(self, value: Any) -> None:
+        if isinstance(value, Tensor):
+            self._hollow.add(storage_of(value))
+        elif isinstance(value, (list, tuple)):
+            for child in value:
+                self._taint(child)
+
+    def _run(self, func: Any, facts: _Facts, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if self.values:
+            return func(*args, **kwargs)
+        out = hollow(facts.packet, args)
+        if out is not None:
+            self._taint(out)
+            return out
+        # What is computed from zeros is as hollow as they are.
+        tainted = (
+            self._hollow
+            and facts.packet is not torch.ops.aten.lift_fresh
+            and self._is_hollow([*args, *kwargs.values()])
+        )
+        out = func(*args, **kwargs)
+        if tainted:
+            self._taint(out)
+            self._taint(written(func, args))
+        elif isinstance(out, Tensor):
+            self._hollow.discard(storage_of(out))  # the identity of a storage that was freed comes again
         return out
 
     def _meet(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -306,7 +391,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def spring(self, tensor: Tensor) -> None:
         """Freeze what a tensor is a trap for, because it is used."""
-        if (trap := self._traps.get(tensor)) is not None:  # type: ignore[no-untyped-call]
+        if (trap := self._traps.get(tensor)) is not None:
             freeze(trap[0].expr, trap[1])
 
     def through(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -37,27 +38,71 @@ class AxisMap:
     def apply(self, tensor: Tensor, axis: int, like: Like) -> Tensor:
         """Return the tensor with this axis at its new length; positions that come from nowhere are zero."""
         if like == "copy":
-            return _gather(tensor, axis, self.weight[0][0])
+            source = self.weight[0][0]
+            return _taken(tensor, axis, source, torch.ones(len(source), dtype=torch.float64))
         terms = self.weight if like == "weight" else self.gradient
         if like == "square" and len(terms) > 1:
             # Gradients of merged units add, so their root mean squares do.
             return self.apply(tensor.sqrt(), axis, "gradient").square()
         result: Tensor | None = None
         for source, scale in terms:
-            part = _gather(tensor, axis, source)
-            if bool((scale != 1).any()):
-                shape = [-1 if position == axis else 1 for position in range(tensor.dim())]
-                part *= (scale.square() if like == "square" else scale).to(part).view(shape)
+            part = _taken(tensor, axis, source, scale.square() if like == "square" else scale)
             result = part if result is None else result + part
         assert result is not None
         return result
 
 
-def _gather(tensor: Tensor, axis: int, source: Tensor) -> Tensor:
+# Stretches of at least so many positions that lie side by side before and after are copied at once, unless there are
+# too many of them.
+_LONG, _MANY = 16, 48
+
+
+def _taken(tensor: Tensor, axis: int, source: Tensor, scale: Tensor) -> Tensor:
+    """Return, for each new position of an axis, the old one there times a number; -1 stands for zeros."""
+    stretches = _stretches(source, scale)
+    if len(stretches) > _MANY or not (tensor.is_floating_point() or tensor.is_complex()):
+        return _gather(tensor, axis, source, scale)
+    shape = list(tensor.shape)
+    shape[axis] = len(source)
+    result = tensor.new_empty(shape)
+    for start, stop, regular in stretches:
+        target = result.narrow(axis, start, stop - start)
+        first, factor = int(source[start]), float(scale[start])
+        if not regular:
+            target.copy_(_gather(tensor, axis, source[start:stop], scale[start:stop]))
+        elif first < 0:
+            target.zero_()
+        elif factor == 1:
+            target.copy_(tensor.narrow(axis, first, stop - start))
+        else:
+            torch.mul(tensor.narrow(axis, first, stop - start), factor, out=target)
+    return result
+
+
+def _stretches(source: Tensor, scale: Tensor) -> list[tuple[int, int, bool]]:
+    """Cut an axis into stretches (start, stop, True); short neighbours are joined into one, which is irregular."""
+    here, there = source[:-1], source[1:]
+    follows = torch.where(here < 0, there < 0, there == here + 1) & (scale[:-1] == scale[1:])
+    cuts = [0, *((~follows).nonzero().flatten() + 1).tolist(), len(source)]
+    found: list[tuple[int, int, bool]] = []
+    for start, stop in pairwise(cuts):
+        regular = stop - start >= _LONG
+        if not regular and found and not found[-1][2]:
+            found[-1] = found[-1][0], stop, False
+        else:
+            found.append((start, stop, regular))
+    return found
+
+
+def _gather(tensor: Tensor, axis: int, source: Tensor, scale: Tensor) -> Tensor:
     source = source.to(tensor.device)
     missing = (source < 0).nonzero().flatten()
     result = tensor.index_select(axis, source.clamp(min=0))
-    return result.index_fill(axis, missing, 0) if len(missing) else result
+    if len(missing):
+        result.index_fill_(axis, missing, 0)
+    if bool((scale != 1).any()):
+        result *= scale.to(result).view([-1 if position == axis else 1 for position in range(tensor.dim())])
+    return result
 
 
 @dataclass(frozen=True, eq=False)
