@@ -22,19 +22,21 @@ class ValuesNeeded(Exception):  # noqa: N818  (no error: the pass starts again)
 
 
 def hollow(packet: Any, args: tuple[Any, ...]) -> Tensor | tuple[Tensor, ...] | None:
-    """Return the stand-in for the result of an operation, or None if it has to be computed."""
+    """Return the stand-in for the result of an operation, or None if it has to be computed or would fail."""
     if packet is aten.native_batch_norm and not args[5] and _plain(args[0]):
         return torch.zeros_like(args[0]), args[0].new_empty(0), args[0].new_empty(0)
     shape_of = _SHAPES.get(packet)
     if shape_of is None:
         return None
-    model = args[0] if packet is not aten.addmm and packet is not aten.baddbmm else args[1]
-    if not _plain(model):
+    tensors = [argument for argument in args if isinstance(argument, Tensor)]
+    first = tensors[0]
+    if not _plain(first) or any(t.dtype != first.dtype or t.device != first.device for t in tensors):
         return None
-    return torch.zeros(shape_of(*args), dtype=model.dtype, device=model.device)
+    shape = shape_of(*args)
+    return None if shape is None else torch.zeros(shape, dtype=first.dtype, device=first.device)
 
 
-def _plain(tensor: Any) -> bool:
+def _plain(tensor: Tensor) -> bool:
     real = type(tensor) is Tensor and (tensor.is_floating_point() or tensor.is_complex())
     return real and tensor.is_contiguous()
 
@@ -49,24 +51,41 @@ def _convolved(  # noqa: PLR0913  (the arguments of aten.convolution)
     transposed: bool,
     output_padding: Sequence[int],
     groups: int,
-) -> list[int]:
+) -> list[int] | None:
     dims = image.dim() - 2
     stride, padding, dilation, output_padding = (
         [*n] * dims if len(n) == 1 else [*n] for n in (stride, padding, dilation, output_padding)
     )
     shape = [image.shape[0], weight.shape[1] * groups if transposed else weight.shape[0]]
+    channels = weight.shape[0] if transposed else weight.shape[1] * groups
+    if image.shape[1] != channels or (bias is not None and bias.shape != (shape[1],)):
+        return None
     for n, k, s, p, d, o in zip(
         image.shape[2:], weight.shape[2:], stride, padding, dilation, output_padding, strict=True
     ):
         reach = d * (k - 1) + 1
+        if o and o >= max(s, d):
+            return None
         shape.append((n - 1) * s - 2 * p + reach + o if transposed else (n + 2 * p - reach) // s + 1)
-    return shape
+    return shape if min(shape) > 0 else None
 
 
-_SHAPES: dict[Any, Callable[..., Sequence[int]]] = {
+def _product(a: Tensor, b: Tensor) -> tuple[int, ...] | None:
+    if a.shape[-1] != b.shape[-2] or a.shape[:-2] != b.shape[:-2]:
+        return None
+    return *a.shape[:-1], b.shape[-1]
+
+
+def _sum_with_product(bias: Tensor, a: Tensor, b: Tensor, **_: Any) -> tuple[int, ...] | None:
+    shape = _product(a, b)
+    fits = shape is not None and all(n in {1, m} for n, m in zip(bias.shape[::-1], shape[::-1], strict=False))
+    return shape if fits else None
+
+
+_SHAPES: dict[Any, Callable[..., Sequence[int] | None]] = {
     aten.convolution: _convolved,
-    aten.mm: lambda a, b: (a.shape[0], b.shape[1]),
-    aten.addmm: lambda bias, a, b, **_: (a.shape[0], b.shape[1]),
-    aten.bmm: lambda a, b: (a.shape[0], a.shape[1], b.shape[2]),
-    aten.baddbmm: lambda bias, a, b, **_: (a.shape[0], a.shape[1], b.shape[2]),
+    aten.mm: _product,
+    aten.addmm: _sum_with_product,
+    aten.bmm: _product,
+    aten.baddbmm: _sum_with_product,
 }

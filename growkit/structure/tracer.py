@@ -36,17 +36,25 @@ __all__ = ["Tracer"]
 
 
 class _Facts(NamedTuple):
-    """What never changes about an operation: its overload packet, that one's name, and whether it looks at values."""
+    """What never changes about an operation.
+
+    Attributes:
+        packet: its overload packet.
+        name: of that.
+        decides: whether it looks at values, so that other values may lead elsewhere.
+        foreign: whether it is not one of torch's own, so that it may look at values without saying so.
+    """
 
     packet: Any
     name: str
     decides: bool
+    foreign: bool
 
 
 @functools.cache
 def _facts(func: Any) -> _Facts:
     decides = torch.Tag.data_dependent_output in func.tags or torch.Tag.dynamic_output_shape in func.tags
-    return _Facts(func.overloadpacket, str(func.overloadpacket), decides)
+    return _Facts(func.overloadpacket, str(func.overloadpacket), decides, func.namespace not in {"aten", "prims"})
 
 
 def _masks_in(args: tuple[Any, ...]) -> list[Tensor]:
@@ -316,8 +324,8 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs = kwargs or {}
         self._meet(func, args, kwargs)
         facts = _facts(func)
-        if facts.decides:
-            self.look(_masks_in(args) if facts.packet is torch.ops.aten.index else args)
+        if facts.decides or facts.foreign:
+            self.look(_masks_in(args) if facts.packet is torch.ops.aten.index else [*args, *kwargs.values()])
         if self._muted:
             return self._run(func, facts, args, kwargs)
         rule = self._rules.get(facts.packet) or (pointwise if is_pointwise(func) else None)
