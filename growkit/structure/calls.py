@@ -37,12 +37,14 @@ class Call(NamedTuple):
 
     def asked(self, dimensions: int) -> list[Any] | None:
         """Return the sizes asked for by a view, one a dimension of the result; None if the call names none."""
+        if self.name != "unflatten" and self.name not in _SHAPING:
+            return None
         numbers = [self.own(number) for number in sizes_in((self.args, self.kwargs))]
         if self.name == "unflatten" and numbers:
             axis, *sizes = numbers
             front = axis % (dimensions - len(sizes) + 1)
             return [None] * front + sizes + [None] * (dimensions - front - len(sizes))
-        return numbers if self.name in _SHAPING and len(numbers) == dimensions else None
+        return numbers if len(numbers) == dimensions else None
 
     def origin(self, value: int) -> Any:
         """Return the argument that has a value: a `Size` before a plain number; None if there is none."""

@@ -59,7 +59,7 @@ class Symbol:
 
     def __init__(self, size: int, *, frozen: str | None = None, extent: bool = False, number: bool = False) -> None:
         self.number = number
-        self.family: list[Symbol] = []
+        self.family: tuple[Symbol, ...] = ()
         self.size = size
         self.extent = extent
         self.frozen = frozen

@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-__all__ = ["ValuesNeeded", "hollow"]
+__all__ = ["ValuesNeeded", "hollow", "passed_on"]
 
 aten = torch.ops.aten
 
@@ -23,8 +23,6 @@ class ValuesNeeded(Exception):  # noqa: N818  (no error: the pass starts again)
 
 def hollow(packet: Any, args: tuple[Any, ...]) -> Tensor | tuple[Tensor, ...] | None:
     """Return the stand-in for the result of an operation, or None if it has to be computed or would fail."""
-    if packet is aten.native_batch_norm and not args[5] and _plain(args[0]):
-        return torch.zeros_like(args[0]), args[0].new_empty(0), args[0].new_empty(0)
     shape_of = _SHAPES.get(packet)
     if shape_of is None:
         return None
@@ -36,8 +34,30 @@ def hollow(packet: Any, args: tuple[Any, ...]) -> Tensor | tuple[Tensor, ...] | 
     return None if shape is None else torch.zeros(shape, dtype=first.dtype, device=first.device)
 
 
+def passed_on(packet: Any, args: tuple[Any, ...]) -> Tensor | tuple[Tensor, ...] | None:
+    """Return the stand-in for the result of an operation on a stand-in that looks like it: the same storage again.
+
+    None if the operation has to be computed, perhaps since its first operand is not what its result looks like.
+    """
+    first = args[0]
+    if packet in _IN_PLACE or packet in _POINTWISE:
+        others = [argument for argument in args[1:] if isinstance(argument, Tensor)]
+        if not _plain(first) or any(t.dtype != first.dtype or not _fits(t, first) for t in others):
+            return None
+        return first if packet in _IN_PLACE else first.detach()  # type: ignore[no-any-return]
+    if packet is aten.native_batch_norm and not args[5] and _plain(first):
+        return first.detach(), first.new_empty(0), first.new_empty(0)
+    return None
+
+
+def _fits(operand: Tensor, result: Tensor) -> bool:
+    """Say whether a tensor can be broadcast to the shape of another one."""
+    sizes = zip(operand.shape[::-1], result.shape[::-1], strict=False)
+    return operand.dim() <= result.dim() and all(n in {1, m} for n, m in sizes)
+
+
 def _plain(tensor: Tensor) -> bool:
-    real = type(tensor) is Tensor and (tensor.is_floating_point() or tensor.is_complex())
+    real = type(tensor) in {Tensor, nn.Parameter} and (tensor.is_floating_point() or tensor.is_complex())
     return real and tensor.is_contiguous()
 
 
@@ -81,6 +101,17 @@ def _sum_with_product(bias: Tensor, a: Tensor, b: Tensor, **_: Any) -> tuple[int
     fits = shape is not None and all(n in {1, m} for n, m in zip(bias.shape[::-1], shape[::-1], strict=False))
     return shape if fits else None
 
+
+# Operations on each entry whose result looks like the first operand, if the others can be broadcast to it.
+_POINTWISE = {
+    *(aten.relu, aten.gelu, aten.silu, aten.sigmoid, aten.tanh, aten.elu, aten.leaky_relu, aten.softplus),
+    *(aten.hardtanh, aten.hardswish, aten.hardsigmoid, aten.mish, aten.exp, aten.neg, aten.clone, aten.clamp),
+    *(aten.add, aten.sub, aten.mul, aten.div),
+}
+_IN_PLACE = {
+    *(aten.relu_, aten.silu_, aten.elu_, aten.leaky_relu_, aten.hardtanh_, aten.hardswish_, aten.hardsigmoid_),
+    *(aten.mish_, aten.add_, aten.sub_, aten.mul_, aten.div_),
+}
 
 _SHAPES: dict[Any, Callable[..., Sequence[int] | None]] = {
     aten.convolution: _convolved,

@@ -8,7 +8,7 @@ from a number written in the code, which cannot.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -147,14 +147,20 @@ class Log:
         equal: pairs of sizes that were compared and found equal.
         reads: sizes whose value was used as a number, each with the module under way.
         reals: attributes that multiplied or divided a tensor, each with the module under way.
-        module: returns the module under way.
+
+    Args:
+        stack: the modules under way, the innermost last.
     """
 
-    def __init__(self, module: Callable[[], object]) -> None:
+    def __init__(self, stack: Sequence[object] = ()) -> None:
         self.equal: list[tuple[Size, Size]] = []
         self.reads: list[tuple[Size, object]] = []
         self.reals: list[tuple[Real, object]] = []
-        self.module = module
+        self._stack = stack
+
+    def module(self) -> object:
+        """Return the module under way, or None."""
+        return self._stack[-1] if self._stack else None
 
     def note_read(self, size: Size) -> None:
         """Note that the value of a size went into the computation."""

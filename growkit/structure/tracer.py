@@ -16,7 +16,7 @@ from torch.utils.flop_counter import flop_registry
 from growkit.structure.calls import Call
 from growkit.structure.dimensions import Expr, Symbol, covers, forbid_exact, freeze, is_data, leaves, resolve
 from growkit.structure.guard import WriteGuard, storage_of, written
-from growkit.structure.hollow import ValuesNeeded, hollow
+from growkit.structure.hollow import ValuesNeeded, hollow, passed_on
 from growkit.structure.mirrors import (
     MIRRORING,
     Attributes,
@@ -116,11 +116,12 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.dtypes: set[torch.dtype] = set()
         self.call: Call | None = None
         self.guard: WriteGuard | None = None
-        self.log = Log(lambda: self._stack[-1] if self._stack else None)
+        self._stack: list[nn.Module] = []
+        self.log = Log(self._stack)
         self._rules = {**RULES, **(rules or {})}
         self._scores: list[tuple[Constraint, object]] = []
-        self._names = {id(module): name for name, module in model.named_modules()}
-        self._stack: list[nn.Module] = []
+        modules = dict(model.named_modules())
+        self._names = {id(module): name for name, module in modules.items()}
         self._traps: TensorTable[tuple[Axis, str]] = TensorTable()
         self._operation = ""
         self._where: tuple[str, nn.Module | None, str] | None = None
@@ -131,12 +132,11 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.axes[tensor] = [Axis(Symbol(size)) for size in tensor.shape]
             if not (tensor.is_floating_point() or tensor.is_complex()):
                 self.constraints.extend(Constraint("copies", (axis,), "a mask") for axis in self[tensor])
-        for module in model.modules():
-            if not type(module).__module__.startswith("torch."):
-                self._free_single_axes(module)
         self._persistent = {id(tensor) for tensor in tensors}
         self._owners: dict[int, list[nn.Module]] = {}
-        for module in model.modules():
+        for module in modules.values():
+            if not type(module).__module__.startswith("torch."):
+                self._free_single_axes(module)
             for owned in (*module._parameters.values(), *module._buffers.values()):
                 if owned is not None:
                     self._owners.setdefault(id(owned), []).append(module)
@@ -377,7 +377,10 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             and facts.packet is not torch.ops.aten.lift_fresh
             and self._is_hollow([*args, *kwargs.values()])
         )
-        out = func(*args, **kwargs)
+        if tainted and not kwargs and self._is_hollow(args[0]):
+            out = passed_on(facts.packet, args)
+        if out is None:
+            out = func(*args, **kwargs)
         if tainted:
             self._taint(out)
             self._taint(written(func, args))

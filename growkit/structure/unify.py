@@ -52,7 +52,7 @@ def unify(a: Expr, b: Expr, where: str) -> None:
 def _merge(a: Symbol, b: Symbol) -> None:
     keep, drop = (b, a) if a.extent and not b.extent else (a, b)
     _inherit(keep, drop)
-    keep.family.extend(drop.family)
+    keep.family += drop.family
     drop.bound = keep
 
 
@@ -156,5 +156,5 @@ def split(expr: Expr, size: int, join: Join) -> tuple[Symbol, Symbol] | None:
     expr.bound = join((first, second))
     if join is product and not expr.extent:
         for half in (first, second):
-            half.family = [*expr.family, first, second]
+            half.family = (*expr.family, first, second)
     return first, second

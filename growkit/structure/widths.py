@@ -234,14 +234,15 @@ class Structure:
                     if not symbol.extent:
                         slices.setdefault(symbol, []).extend(self._slices(name, position, axis, symbol))
         names: dict[Symbol, str] = {}
+        taken: set[str] = set()
         hidden = [name for name, module in self.model.named_modules() if getattr(module, "keeps_names", False)]
         sides = {symbol: self._sides(symbol, found) for symbol, found in slices.items()}
         # Growable widths choose first, so that `features.3` means the channels it makes, not those it receives.
         for symbol in sorted(slices, key=lambda symbol: symbol.reason is not None):
             incoming, _ = sides[symbol]
-            names[symbol] = free_name(
-                [(piece.parameter, piece.axis) for piece in (*incoming, *slices[symbol])], set(names.values()), hidden
-            )
+            known = [(piece.parameter, piece.axis) for piece in (*incoming, *slices[symbol])]
+            names[symbol] = free_name(known, taken, hidden)
+            taken.add(names[symbol])
         for symbol, (incoming, outgoing) in sides.items():
             yield Width(
                 name=names[symbol],

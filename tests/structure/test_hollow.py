@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import growkit
-from growkit.structure.hollow import hollow
+from growkit.structure.hollow import hollow, passed_on
 from growkit.structure.trace import trace_model
 
 aten = torch.ops.aten
@@ -55,6 +55,35 @@ def test_the_stand_in_of_a_product_has_its_shape(sizes):
     for shape in ((m,), (1, m), (n, m), (other,)):
         check(aten.addmm, torch.randn(shape), torch.randn(n, k), torch.randn(k, m))
         check(aten.baddbmm, torch.randn(shape), torch.randn(b, n, k), torch.randn(b, k, m))
+
+
+UNARY = (aten.relu, aten.gelu, aten.hardswish, aten.clone, aten.relu_, aten.silu_)
+BINARY = (aten.add, aten.mul, aten.add_, aten.div_)
+SHAPE = st.lists(st.integers(1, 3), max_size=3)
+
+
+@given(st.sampled_from(UNARY), SHAPE)
+def test_a_stand_in_passes_through_operations_on_each_entry(packet, shape):
+    x = torch.zeros(shape)
+    assert passed_on(packet, (x,)).shape == packet(x.clone()).shape
+    assert (passed_on(packet, (x,)) is x) == (packet(x) is x)
+
+
+@given(
+    st.sampled_from(BINARY), SHAPE, st.one_of(SHAPE, st.floats(1, 2)), st.sampled_from([torch.float32, torch.float64])
+)
+def test_a_stand_in_meets_another_operand_only_as_the_operation_would(packet, shape, other, dtype):
+    x, y = torch.zeros(shape), other if isinstance(other, float) else torch.ones(other, dtype=dtype)
+    try:
+        result = packet(x.clone(), y)
+    except RuntimeError:
+        assert passed_on(packet, (x, y)) is None
+        return
+    through = passed_on(packet, (x, y))
+    if through is None:
+        assert y.dtype != x.dtype or result.shape != x.shape
+    else:
+        assert (through.shape, through.dtype, through.stride()) == (result.shape, result.dtype, result.stride())
 
 
 @torch.library.custom_op("growkit_tests::doubled_if_positive", mutates_args=())

@@ -18,7 +18,7 @@ from growkit.structure.calls import Call
 from growkit.structure.dimensions import Concat, Product, Symbol, concat, product, resolve
 from growkit.structure.sizes import Log, Size, expression, plain, same_size, sizes_in
 
-LOG = Log(lambda: None)
+LOG = Log()
 
 
 def size(form) -> Size:
@@ -93,14 +93,14 @@ def test_copies_and_pickles_are_plain_numbers():
 
 
 def test_numbers_that_are_read_are_noted():
-    log = Log(lambda: "here")
+    log = Log(["here"])
     five = Size(5, Symbol(5), log)
     math.sqrt(five), five**-0.5, 1 / five, five / 2, 0.5 * five
     assert [(int(n), where) for n, where in log.reads][:4] == [(5, "here")] * 4
 
 
 def test_sizes_of_another_pass_are_plain_numbers():
-    stale, fresh = size(Symbol(5)), Log(lambda: None)
+    stale, fresh = size(Symbol(5)), Log()
     call = Call(torch.Tensor.view, (None, stale, 2), {}, fresh)
     assert [type(n) for n in call.asked(2)] == [int, int]
     assert type(call.origin(5)) is int

@@ -26,7 +26,7 @@ def alike(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, An
     call = tracer.call
     asked = call.asked(out.dim()) if call is not None else None
     if asked is None and call is not None:
-        asked = [call.origin(size) for size in out.shape]  # some sizes are no integers, but tensors
+        asked = [call.origin(size) if size else None for size in out.shape]  # some sizes are no integers, but tensors
     tracer[out] = [_asked(tracer, size, asked[i] if asked else None) for i, size in enumerate(out.shape)]
 
 
