@@ -72,6 +72,8 @@ _OF_PARAMETERS: dict[type[nn.Module], dict[str, tuple[str, int]]] = {
     nn.Linear: {"in_features": ("weight", 1), "out_features": ("weight", 0)},
     nn.Bilinear: {"in1_features": ("weight", 1), "in2_features": ("weight", 2), "out_features": ("weight", 0)},
     nn.PReLU: {"num_parameters": ("weight", 0)},
+    nn.modules.batchnorm._NormBase: {"num_features": ("weight", 0)},
+    nn.GroupNorm: {"num_channels": ("weight", 0)},
     nn.EmbeddingBag: {"embedding_dim": ("weight", 1), "num_embeddings": ("weight", 0)},
     nn.Embedding: {"embedding_dim": ("weight", 1), "num_embeddings": ("weight", 0)},
     nn.RNNBase: {"input_size": ("weight_ih_l0", 1), "proj_size": ("weight_hr_l0", 0)},
@@ -88,11 +90,24 @@ def parameter_mirrors(module: nn.Module) -> Iterator[tuple[str, Tensor, int]]:
                 parameter = module._parameters.get(key)
                 if parameter is not None:
                     yield attribute, parameter, axis
+    if isinstance(module, nn.modules.conv._ConvNd):
+        yield from _channels(module)
     if isinstance(module, nn.RNNBase) and module.proj_size == 0:
         yield "hidden_size", module._parameters["weight_hh_l0"], 1  # type: ignore[misc]
     if isinstance(module, nn.MultiheadAttention) and module.in_proj_weight is not None:
         yield "kdim", module.in_proj_weight, 1
         yield "vdim", module.in_proj_weight, 1
+
+
+def _channels(module: nn.modules.conv._ConvNd) -> Iterator[tuple[str, Tensor, int]]:
+    """Yield what repeats an axis of a kernel, for models that use it without calling its convolution."""
+    sides = ("in_channels", "out_channels") if module.transposed else ("out_channels", "in_channels")
+    yield sides[0], module.weight, 0
+    if module.groups == 1:
+        yield sides[1], module.weight, 1
+    elif module.groups == len(module.weight) and module.weight.shape[1] == 1:
+        yield sides[1], module.weight, 0
+        yield "groups", module.weight, 0
 
 
 def output_mirrors(module: nn.Module, axes: Sequence[Axis]) -> Iterator[tuple[str, tuple[Axis, ...], bool]]:

@@ -142,8 +142,8 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
                     self._owners.setdefault(id(owned), []).append(module)
 
     def _free_single_axes(self, module: nn.Module) -> None:
-        """Take an axis of one entry of a bare parameter, as class tokens have, for one that is there to be repeated."""
-        for tensor in module._parameters.values():
+        """Take an axis of one entry of a bare tensor, as class tokens have, for one that is there to be repeated."""
+        for tensor in (*module._parameters.values(), *module._buffers.values()):
             for axis in self[tensor] if tensor is not None and tensor.dim() > 1 else ():
                 if isinstance(axis.expr, Symbol) and axis.expr.size == 1:
                     axis.expr.extent, axis.expr.frozen = True, "has one entry to be repeated"

@@ -216,7 +216,16 @@ class Structure:
         for name, parameter in parameters.items():
             if name not in self.axes and tracer.decides:
                 self._freeze_sizes(name, parameter)
+        self._freeze_untrained(parameters.keys())
         self._fixed_parameters = sum(p.numel() for name, p in parameters.items() if name not in self.axes)
+
+    def _freeze_untrained(self, parameters: Set[str]) -> None:
+        """Freeze what no parameter makes or uses, as the positions of a mask."""
+        symbols = {name: {s for axis in axes for s in leaves(axis.expr)} for name, axes in self.axes.items()}
+        trained = set().union(*(found for name, found in symbols.items() if name in parameters))
+        for name, found in symbols.items():
+            for symbol in found - trained:
+                freeze(symbol, f"has its units in no parameter, only in {name!r}")
 
     def _freeze_sizes(self, name: str, unreached: Tensor) -> None:
         """Freeze the widths that may also run through a parameter that the example did not reach: never guess."""

@@ -34,7 +34,7 @@ def check_removals(structure: Structure, edits: Sequence[Edit]) -> None:
                 fits = all(_alike(_entries(tensors, p, unit), _entries(tensors, p, keeper)) for p in width.incoming)
             else:
                 keeper = None
-                fits = _is_idle(tensors, width, unit)
+                fits = _is_idle(tensors, width, unit, edit.remove)
             if not fits:
                 raise SurgeryError(
                     f"{edit} changes what the model computes",
@@ -44,12 +44,22 @@ def check_removals(structure: Structure, edits: Sequence[Edit]) -> None:
                 )
 
 
-def _is_idle(tensors: dict[str, Tensor], width: Width, unit: int) -> bool:
-    """Say whether nobody listens to a unit, or whether it does not depend on its input."""
-    if width.outgoing and all(not bool(_entries(tensors, piece, unit).any()) for piece in width.outgoing):
+def _is_idle(tensors: dict[str, Tensor], width: Width, unit: int, removed: Sequence[int]) -> bool:
+    """Say whether nobody listens to a unit but those that go with it, or whether it does not depend on its input."""
+    if width.outgoing and all(not bool(_heard(tensors, width, piece, unit, removed).any()) for piece in width.outgoing):
         return True
     matrices = [piece for piece in width.incoming if tensors[piece.parameter].dim() > 1]
     return bool(matrices) and all(not bool(_entries(tensors, piece, unit).any()) for piece in matrices)
+
+
+def _heard(tensors: dict[str, Tensor], width: Width, piece: Slice, unit: int, removed: Sequence[int]) -> Tensor:
+    """Return the outgoing entries of a unit; where removed units listen, as in recurrent layers, they do not count."""
+    entries = _entries(tensors, piece, unit)
+    for other in width.incoming:
+        if other.parameter == piece.parameter and other.axis != piece.axis:
+            going = torch.cat([other.index[each].flatten() for each in removed]).to(entries.device)
+            entries = entries.index_fill(other.axis, going, 0)
+    return entries
 
 
 def _entries(tensors: dict[str, Tensor], piece: Slice, unit: int) -> Tensor:
