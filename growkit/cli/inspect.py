@@ -91,6 +91,7 @@ def document(structure: Structure, facts: Sequence[Facts], source: str, *, posit
                 "size": width.size,
                 "changes": change,
                 "frozen": width.frozen,
+                "advice": width.advice,
                 "uniform": width.uniform,
                 "copies_only": width.copies_only,
                 "parameters_per_unit": cost.parameters,

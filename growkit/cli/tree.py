@@ -172,17 +172,29 @@ def _ordered(facts: Iterable[Facts]) -> list[Facts]:
 
 def _show_reasons(change: str, meaning: str, facts: Sequence[Facts], console: Console) -> None:
     reasons: dict[tuple[str, ...], list[tuple[str, None]]] = {}
+    advices: dict[tuple[str, ...], str | None] = {}
     for entry in facts:
         if entry.reasons:
             reasons.setdefault(entry.reasons, []).append((entry.width.name, None))
+            advices[entry.reasons] = entry.width.advice if change != "outputs" else None  # the meaning says it
     if not reasons:
         return
     console.print(Text.assemble((change, "bold"), f": {meaning}"))
-    for why, names in reasons.items():
-        console.print(Padding(Text(", ".join(name for name, _ in gather(names))), (0, 0, 0, 2), expand=False))
-        for reason in why:
-            console.print(Padding(Text(reason, style="dim"), (0, 0, 0, 4), expand=False))
+    helped: dict[str | None, list[tuple[str, ...]]] = {}
+    for why in reasons:
+        helped.setdefault(advices[why], []).append(why)
+    for advice, alike in helped.items():
+        for why in alike:
+            _show(", ".join(name for name, _ in gather(reasons[why])), 2, console)
+            for reason in why:
+                _show(reason, 4, console, style="dim")
+        if advice is not None:
+            _show(f"What helps: {advice}.", 2, console, style="italic")
     console.print()
+
+
+def _show(line: str, indent: int, console: Console, style: str = "") -> None:
+    console.print(Padding(Text(line, style=style), (0, 0, 0, indent), expand=False))
 
 
 def _summary(structure: Structure) -> Text:

@@ -23,6 +23,7 @@ __all__ = [
     "concat",
     "covers",
     "forbid_exact",
+    "form",
     "freeze",
     "is_data",
     "leaves",
@@ -158,6 +159,16 @@ def resolve(expr: Expr) -> Expr:
 
 def _settled(expr: Expr) -> bool:
     return resolve(expr) is expr
+
+
+def form(expr: Expr) -> str:
+    """Return how a size is made up, in numbers: "3 x 4", "4 + 2"."""
+    expr = resolve(expr)
+    if isinstance(expr, Symbol):
+        return str(expr.size)
+    if isinstance(expr, Concat):
+        return " + ".join(map(form, expr.parts))
+    return " x ".join(f"({form(f)})" if isinstance(resolve(f), Concat) else form(f) for f in expr.factors)
 
 
 def leaves(expr: Expr) -> list[Symbol]:

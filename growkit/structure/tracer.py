@@ -233,7 +233,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def written(self, axis: Axis, size: int) -> None:
         """Freeze an axis whose size the code gives as a number."""
         if not is_data(axis.expr):
-            self.freeze(axis, f"gives its size as the number {size}: take it from a shape or an attribute instead")
+            self.freeze(axis, f"gives its size as the number {size}")
 
     def sized(self, axis: Axis, wanted: Any) -> None:
         """Note that an axis has the size that the code asked for: a `Size`, a number, or None if it asked for none."""

@@ -10,6 +10,7 @@ from growkit.structure.dimensions import (
     Product,
     Symbol,
     concat,
+    form,
     freeze,
     is_data,
     leaves,
@@ -84,7 +85,7 @@ def _distribute(merged: Product, joined: Concat, where: str) -> None:
         _give_up(merged, joined, where)
         return
     if 1 in counts and not lead.extent:
-        freeze(lead, f"{where} joins its units with {len(counts)} parts of a fixed number")
+        freeze(lead, f"{where} joins its units with {len(counts)} parts, of which some have one entry")
     pieces = [Symbol(n, extent=lead.extent or n == 1, frozen=lead.frozen) for n in counts]
     if not lead.extent and 1 not in counts:
         for piece in pieces:
@@ -95,7 +96,7 @@ def _distribute(merged: Product, joined: Concat, where: str) -> None:
 
 
 def _give_up(a: Expr, b: Expr, where: str) -> None:
-    reason = f"{where} joins sizes that growkit cannot reconcile ({a.size} as {a!r} and as {b!r})"
+    reason = f"{where} joins sizes that growkit cannot reconcile ({form(a)} and {form(b)})"
     freeze(a, reason)
     freeze(b, reason)
 
@@ -115,7 +116,7 @@ def _align(left: Sequence[Expr], right: Sequence[Expr], join: Join, where: str) 
         halves = split(y, x.size, join)
         if halves is None:
             for other in (x, y, *a, *b):
-                freeze(other, f"{where} joins sizes that growkit cannot reconcile ({x!r} and {y!r})")
+                freeze(other, f"{where} joins sizes that growkit cannot reconcile ({form(x)} and {form(y)})")
             return
         unify(x, halves[0], where)
         b.insert(0, halves[1])

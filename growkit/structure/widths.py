@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from growkit.errors import StructureError, suggestion
 from growkit.plugins import Plugins, installed
+from growkit.structure.advice import ON_DEMAND, OTHERWISE, REGARDLESS, helps
 from growkit.structure.dimensions import Route, Symbol, freeze, leaves, squared
 from growkit.structure.forward import Example, joined, tensors_in
 from growkit.structure.mirrors import Mirror
@@ -81,6 +82,16 @@ class Width:
         changes the function.
         """
         return self.symbol.reason
+
+    @property
+    def advice(self) -> str | None:
+        """What helps where the width is frozen, or None where it is not."""
+        symbol = self.symbol
+        if symbol.frozen:
+            return helps(symbol.frozen) or OTHERWISE
+        if symbol.open_ended:
+            return ON_DEMAND
+        return "; or ".join(filter(None, (helps(symbol.inexact), REGARDLESS))) if symbol.inexact else None
 
     @property
     def open_ended(self) -> str | None:

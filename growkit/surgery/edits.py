@@ -189,6 +189,7 @@ class Narrow:
 
 Edit = Widen | Narrow | Deepen
 
+_LISTED = 8  # more names than that are no help in a message
 _KINDS: dict[str, type[Any]] = {"widen": Widen, "narrow": Narrow, "deepen": Deepen}
 
 
@@ -267,12 +268,16 @@ def check_edits(structure: Structure, edits: Sequence[Edit], *, exact: bool) -> 
         if reason is not None:
             raise SurgeryError(
                 f"width {edit.width!r} is frozen and cannot change",
-                seen=str(edit),
-                expected="a width that can change: "
-                + (", ".join(w.name for w in structure.growable) or "there is none"),
-                advice=f"it is frozen because it {reason}",
+                seen=f"{edit}, but the width {reason}",
+                expected=f"a width that can change: {_some([w.name for w in structure.growable]) or 'there is none'}",
+                advice=str(width.advice),
             )
         edit.check(width, exact=exact)
+
+
+def _some(names: Sequence[str]) -> str:
+    rest = len(names) - _LISTED
+    return ", ".join(names[:_LISTED]) + (f" and {rest} more (`growkit inspect` lists them)" if rest > 0 else "")
 
 
 def _obstacle(width: Width, edit: Widen | Narrow, *, exact: bool) -> str | None:

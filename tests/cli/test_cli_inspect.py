@@ -276,6 +276,7 @@ def test_json_of_a_small_network():
         "size": 4,
         "changes": "freely",
         "frozen": None,
+        "advice": None,
         "uniform": None,
         "copies_only": None,
         "parameters_per_unit": 6,
@@ -309,6 +310,9 @@ def test_json_gives_reasons():
     assert "averages over" in found["mean"]["uniform"]
     assert "extreme over" in found["top"]["copies_only"]
     assert "together with other units" in found["one"]["frozen"]
+    assert found["one"]["advice"] == (
+        "normalise what is joined part by part; or pass exact=False if the output may change"
+    )
 
 
 def test_json_names_the_owner_of_an_attribute():

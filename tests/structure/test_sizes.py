@@ -178,7 +178,10 @@ def test_an_attribute_of_a_layer_of_torch_is_no_source_that_growkit_follows():
 def test_numbers_in_the_code_freeze_with_a_reason_that_helps():
     structure = trace(Attention(lambda m, x: (*x.shape[:2], 3, 2)).double(), X)
     reasons = [w.frozen for w in structure.widths.values() if any(p.parameter == "query.weight" for p in w.incoming)]
-    assert any("gives its size as the number 2: take it from a shape or an attribute instead" in r for r in reasons)
+    assert any("gives its size as the number 2" in r for r in reasons)
+    stuck = [w for w in structure.widths.values() if "as the number 2" in (w.frozen or "")]
+    assert {w.advice for w in stuck} == {"take the number from a shape, or make it an attribute of the module"}
+    assert {w.advice for w in structure.growable} <= {None}
 
 
 def test_trace_leaves_attributes_as_they_were():

@@ -457,7 +457,7 @@ REFUSED = {
     ),
     "view that splits": (
         lambda m, x: x.view(-1, 2, 2).flatten(1),
-        "aten.view in 'middle' (Apply) gives its size as the number 2: take it from a shape or an attribute instead",
+        "aten.view in 'middle' (Apply) gives its size as the number 2",
     ),
     "view that regroups": (
         lambda m, x: x.reshape(4, 2).relu().reshape(2, 4),

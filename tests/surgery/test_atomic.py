@@ -80,8 +80,8 @@ def halved(m: nn.Module, x: Tensor) -> Tensor:
 
 WRITTEN = {
     "what": "width '0' is frozen and cannot change",
-    "seen": "Widen(width='0'",
-    "advice": "gives its size as the number 6: take it from a shape or an attribute instead",
+    "seen": "gives its size as the number 6",
+    "advice": "take the number from a shape, or make it an attribute of the module",
 }
 
 DOES_NOT_RUN = {
@@ -111,15 +111,15 @@ FAILURES = {
     ),
     "a frozen width": Failure(
         *(Widen("4.1", (0,)), "width '4.1' is frozen and cannot change", "Widen(width='4.1'", "0, 3"),
-        *("is axis 1 of the model's output",),
+        *("Widen(..., output=True)",),
     ),
     "a size in a view": Failure(Widen("0", (0,)), **WRITTEN, middle=shifted_view),
     "a size in a view that divides": Failure(Widen("0", range(6)), **WRITTEN, middle=shifted_view),
     "a size in a slice": Failure(Widen("0", (0,)), **WRITTEN, middle=lambda m, x: x[:, :6].relu()),
     "a size in a norm": Failure(Widen("0", range(6)), **WRITTEN, middle=lambda m, x: F.layer_norm(x, (6,))),
     "a number of groups": Failure(
-        *(Widen("0.weight", range(2)), "width '0.weight' is frozen and cannot change", "Widen(width='0.weight'"),
-        advice="gives its size as the number 2",
+        *(Widen("0.weight", range(2)), "width '0.weight' is frozen and cannot change", "as the number 2"),
+        advice="take the number from a shape",
         middle=lambda m, x: F.group_norm(x, 2),
     ),
     "a size in a comparison": Failure(Widen("0", (0,)), **DOES_NOT_RUN, middle=asserted),

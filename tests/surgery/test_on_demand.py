@@ -46,7 +46,7 @@ def test_a_copied_class_has_the_logit_of_its_original():
 
 
 def test_outputs_do_not_grow_unasked():
-    with pytest.raises(SurgeryError, match="frozen because it is axis 1 of the model's output"):
+    with pytest.raises(SurgeryError, match="but the width is axis 1 of the model's output"):
         growkit.apply(classifier(), Widen("2", new=1), example=(X,))
 
 

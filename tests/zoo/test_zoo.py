@@ -77,6 +77,7 @@ def test_a_trace_finds_what_can_grow_and_why_the_rest_cannot(architecture: Archi
         told = reasons(structure, axis)
         assert all(reason and re.search(why, reason) for reason in told), (axis, why, told)
     told = [width.frozen for width in structure.widths.values() if width.frozen]
+    assert all(bool(width.advice) == bool(width.frozen) for width in structure.widths.values())
     assert not [reason for reason in told if not REASON.fullmatch(reason)]
     assert moved(call(twin, example), call(model, example)) == 0.0
 

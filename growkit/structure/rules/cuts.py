@@ -176,7 +176,7 @@ def _stride(tracer: Tracer, x: Tensor, along: int, step: int, out: Tensor) -> No
         axes[along] = tracer.made(out.shape[along])
     else:
         for symbol in leaves(halves[1]):
-            symbol.frozen = symbol.frozen or f"{tracer.where} takes every {step}th unit"
+            symbol.frozen = symbol.frozen or f"{tracer.where} takes one unit in {step}"
         axes[along] = Axis(halves[0])
         tracer.constrain("same", axes[along], axis)
     tracer[out] = axes
