@@ -35,7 +35,7 @@ _ADVICE = {
     "no weight that could share": "let a weight follow these units, or average instead of summing",
     "neither factor can share": "let a weight follow one of the factors",
     "both have to share": "let a weight follow the product",
-    "to a norm or product": "average over the units instead",
+    "to a norm": "divide by the norm alone, as F.normalize does, or average over the units instead",
     "to a distance": "average over the units instead",
     "is used as a number": "keep that number in an attribute of its own",
     "divides by": "keep the divisor in an attribute of its own",

@@ -138,7 +138,7 @@ class SizeMode(TorchFunctionMode):
             tracer.call = outer
 
     def _leaves(self, tensor: Tensor, name: str) -> None:
-        self._tracer.look(tensor)
+        self._tracer.runner.look(tensor)
         for axis in self._tracer.axes_of(tensor) or ():
             if not is_data(axis.expr):
                 freeze(axis.expr, f"{name} in {self._tracer.place} takes its entries out of torch")

@@ -12,13 +12,83 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["ValuesNeeded", "hollow", "passed_on"]
+from growkit.structure.guard import storage_of, written
+from growkit.structure.operations import facts_of
+
+__all__ = ["Runner", "ValuesNeeded", "hollow", "passed_on"]
 
 aten = torch.ops.aten
 
 
 class ValuesNeeded(Exception):  # noqa: N818  (no error: the pass starts again)
     """The model looks at values that were not computed."""
+
+
+class Runner:
+    """Runs the operations of one pass.
+
+    Args:
+        values: whether to compute everything; else stand-ins take the place of what is expensive.
+
+    Attributes:
+        lacking: whether the pass looked at values that were not computed.
+    """
+
+    def __init__(self, *, values: bool) -> None:
+        self._values = values
+        self._hollow: set[int | None] = set()  # storages
+        self.lacking = False
+
+    def run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Return the result of an operation, or its stand-in."""
+        if self._values:
+            return func(*args, **kwargs)
+        packet, _, decides, foreign = facts_of(func)
+        if decides or foreign:
+            self.look(_masks_in(args) if packet is aten.index else [*args, *kwargs.values()])
+        out = hollow(packet, args)
+        if out is not None:
+            self._taint(out)
+            return out
+        # What is computed from zeros is as hollow as they are.
+        tainted = self._hollow and packet is not aten.lift_fresh and self._is_hollow([*args, *kwargs.values()])
+        if tainted and not kwargs and self._is_hollow(args[0]):
+            out = passed_on(packet, args)
+        if out is None:
+            out = func(*args, **kwargs)
+        if tainted:
+            self._taint(out)
+            self._taint(written(func, args))
+        elif isinstance(out, Tensor):
+            self._hollow.discard(storage_of(out))  # the identity of a storage that was freed comes again
+        return out
+
+    def look(self, values: Any) -> None:
+        """Stop the pass if values are looked at that were not computed.
+
+        Raises:
+            ValuesNeeded: they were not.
+        """
+        if self._hollow and self._is_hollow(values):
+            self.lacking = True
+            raise ValuesNeeded
+
+    def _is_hollow(self, value: Any) -> bool:
+        if isinstance(value, Tensor):
+            return storage_of(value) in self._hollow
+        return isinstance(value, (list, tuple)) and any(map(self._is_hollow, value))
+
+    def _taint(self, value: Any) -> None:
+        if isinstance(value, Tensor):
+            self._hollow.add(storage_of(value))
+        elif isinstance(value, (list, tuple)):
+            for child in value:
+                self._taint(child)
+
+
+def _masks_in(args: tuple[Any, ...]) -> list[Tensor]:
+    """Return the masks that a tensor is indexed with."""
+    return [index for index in args[1] if isinstance(index, Tensor) and index.dtype in {torch.bool, torch.uint8}]
 
 
 def hollow(packet: Any, args: tuple[Any, ...]) -> Tensor | tuple[Tensor, ...] | None:

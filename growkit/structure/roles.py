@@ -153,8 +153,23 @@ class Roles:
             a = (id(axes[0]), id(symbol), route)
             there = [_ANCHOR] if len(axes) == 1 else self._keys(axes[1], symbol, move(route) if move else route)
             for b in there:
-                if not self._unite(a, b, opposite, constraint.power):
+                evenly = opposite and symbol.uniform and self._shared_evenly(a, b, constraint.power)
+                if not (evenly or self._unite(a, b, opposite, constraint.power)):
                     _contradiction(symbol, kind, constraint.where)
+
+    def _shared_evenly(self, a: _Key, b: _Key, power: int) -> bool:
+        """Say whether two roles multiply to 1 / n for n copies: twice the inverse root of n is as good as one share."""
+        first, second = self._evenly(a), self._evenly(b)
+        return first is not None and second is not None and first + second == power - 2
+
+    def _multiplied_evenly(self, a: _Key, b: _Key, product: _Key) -> bool:
+        first, second, total = self._evenly(a), self._evenly(b), self._evenly(product)
+        return first is not None and second is not None and first + second == total
+
+    def _evenly(self, key: _Key) -> int | None:
+        """Return what a role is as a power of the root of n, if all units get n copies; None if it is not known."""
+        role = self._known(key)
+        return None if role is None else role.power - 2 * role.shares
 
     def _keys(self, axis: Axis, symbol: Symbol, route: Route) -> list[_Key]:
         """Return the keys of the places of a symbol that correspond to a route along another axis.
@@ -194,21 +209,24 @@ class Roles:
             target = (id(out), id(symbol), route)
             one, other = self._keys(left, symbol, route), self._keys(right, symbol, route)
             if one and other:
+                if symbol.uniform and self._multiplied_evenly(one[0], other[0], target):
+                    continue
                 # One side must copy. Prefer what is known already, else let the left one copy.
                 known, known_other = self._known(one[0]), self._known(other[0])
                 undecided = known is None and known_other is None
-                if known == SHARES or known_other == COPIES or (undecided and id(right) in self._fixed):
-                    one, other = other, one
-                fits = all([self._unite(key, _ANCHOR, False) for key in one])
+                shares, copies = known and known.shares == SHARES, known_other and known_other.shares == COPIES
+                if shares or copies or (undecided and id(right) in self._fixed):
+                    one, other, known = other, one, known_other
+                power = known.power if known is not None else 0
+                fits = all([self._unite(key, _ANCHOR, False, power) for key in one])
             else:
-                other = one or other
-                fits = True
-            if not (fits and all([self._unite(key, target, False) for key in other])):
+                other, power, fits = one or other, 0, True
+            if not (fits and all([self._unite(key, target, False, -power) for key in other])):
                 _contradiction(symbol, "product", constraint.where)
 
-    def _known(self, key: _Key) -> int | None:
-        root, sign, _ = self._find(key)
-        return sign if root == _ANCHOR else None
+    def _known(self, key: _Key) -> Role | None:
+        root, sign, power = self._find(key)
+        return Role(sign, power) if root == _ANCHOR else None
 
     def _find(self, key: _Key) -> tuple[_Key, int, int]:
         """Return the root of a key, whether its role is the opposite of the root's, and the power on top of it."""

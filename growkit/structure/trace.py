@@ -49,7 +49,7 @@ def trace_model(model: nn.Module, example: Example, rules: Mapping[Any, Rule] | 
     """
     try:
         tracer = _traced(model, example, rules, remembering=True, values=False)
-        if not tracer.lacking:
+        if not tracer.runner.lacking:
             return tracer
     except StructureError:
         pass  # perhaps for want of values

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
 
 from growkit.structure.calls import Call
-from growkit.structure.dimensions import Expr, Symbol, covers, forbid_exact, freeze, is_data, leaves, resolve
-from growkit.structure.guard import WriteGuard, storage_of, written
-from growkit.structure.hollow import ValuesNeeded, hollow, passed_on
+from growkit.structure.dimensions import (
+    Expr,
+    Symbol,
+    covers,
+    forbid_exact,
+    freeze,
+    is_data,
+    leaves,
+    require_uniform,
+    resolve,
+)
+from growkit.structure.guard import WriteGuard
+from growkit.structure.hollow import Runner
 from growkit.structure.mirrors import (
     MIRRORING,
     Attributes,
@@ -25,53 +33,16 @@ from growkit.structure.mirrors import (
     output_mirrors,
     parameter_mirrors,
 )
+from growkit.structure.operations import facts_of, flops_of
 from growkit.structure.roles import Axis, Constraint
 from growkit.structure.rules import RULES, Rule, is_pointwise, pointwise, refuse
 from growkit.structure.rules.cuts import full_slices
 from growkit.structure.sizes import Log, Size, expression, same_size
 from growkit.structure.tensors import TensorTable, named_tensors
+from growkit.structure.traps import Trap, Traps
 from growkit.structure.unify import unify
 
 __all__ = ["Tracer"]
-
-
-class _Facts(NamedTuple):
-    """What never changes about an operation.
-
-    Attributes:
-        packet: its overload packet.
-        name: of that.
-        decides: whether it looks at values, so that other values may lead elsewhere.
-        foreign: whether it is not one of torch's own, so that it may look at values without saying so.
-    """
-
-    packet: Any
-    name: str
-    decides: bool
-    foreign: bool
-
-
-@functools.cache
-def _facts(func: Any) -> _Facts:
-    decides = torch.Tag.data_dependent_output in func.tags or torch.Tag.dynamic_output_shape in func.tags
-    return _Facts(func.overloadpacket, str(func.overloadpacket), decides, func.namespace not in {"aten", "prims"})
-
-
-def _masks_in(args: tuple[Any, ...]) -> list[Tensor]:
-    """Return the masks that a tensor is indexed with."""
-    return [index for index in args[1] if isinstance(index, Tensor) and index.dtype in {torch.bool, torch.uint8}]
-
-
-def _flops(formula: Callable[..., Any], arguments: tuple[Any, ...], out: Any) -> Any:
-    """Do what torch's wrapper of formulas does, without looking for tensors inside of nested arguments."""
-    plain = getattr(formula, "__wrapped__", None)
-    if (
-        plain is None
-        or not isinstance(out, Tensor)
-        or any(isinstance(a, (list, tuple)) and any(isinstance(x, Tensor) for x in a) for a in arguments)
-    ):
-        return formula(*arguments, out_val=out)
-    return plain(*(a.shape if isinstance(a, Tensor) else a for a in arguments), out_shape=out.shape)
 
 
 class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -88,8 +59,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         reached: the parameters, buffers and plain tensors that the pass used, by identity, in order of first use.
         decides: whether the pass looked at values, so that other inputs may take other branches.
         dtypes: of the tensors that the pass computed.
-        values: whether convolutions and matrix products are computed; else zeros stand in for their results.
-        lacking: whether the pass looked at values without their being computed.
+        runner: runs the operations.
         outputs: the shape of the last tensor that each module returned, by its name.
         results: the axes of each tensor that the model returned.
         gains: by identity, each direction of a weight norm, its gain, and the axis that the gain runs over.
@@ -110,9 +80,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.results: list[list[Axis]] = []
         self.gains: list[tuple[int, int, int]] = []
         self.decides = False
-        self.values = values
-        self.lacking = False
-        self._hollow: set[int | None] = set()
+        self.runner = Runner(values=values)
         self.dtypes: set[torch.dtype] = set()
         self.call: Call | None = None
         self.guard: WriteGuard | None = None
@@ -122,7 +90,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._scores: list[tuple[Constraint, object]] = []
         modules = dict(model.named_modules())
         self._names = {id(module): name for name, module in modules.items()}
-        self._traps: TensorTable[tuple[Axis, str]] = TensorTable()
+        self._traps = Traps()
         self._operation = ""
         self._where: tuple[str, nn.Module | None, str] | None = None
         self._muted = False
@@ -228,7 +196,33 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def trap(self, tensor: Tensor, axis: Axis, does: str) -> None:
         """Freeze an axis if a tensor is ever used."""
-        self._traps[tensor] = (axis, f"{self.where} {does}")
+        self._traps.set(tensor, axis, f"{self.where} {does}")
+
+    def norm(self, tensor: Tensor, axis: Axis) -> None:
+        """Note a norm over the units along an axis; whatever uses it for more than `normed` forbids exact changes."""
+        self._traps.set_norm(tensor, axis, f"{self.where} adds every one of its units to a norm")
+
+    def normed(self, axes: list[Axis], norm: Tensor) -> list[Axis] | None:
+        """Return the axes of a tensor that is divided by a norm over one of them; None if it is no such norm.
+
+        With n times as many units the norm is the root of n times as large. Whatever multiplies the result with a
+        gain, or contracts it, has to make up for that, unless the code itself multiplies with the root of the size.
+        """
+        trap = self._traps.at(norm)
+        if trap is None or not trap.norm:
+            return None
+        place = next((n for n, axis in enumerate(axes) if axis.expr is trap.axis.expr), None)
+        if place is None:
+            self.spring(norm)
+            return None
+        axis = Axis(axes[place].expr)
+        self.demand(require_uniform, axis, "divides by a norm of the units")
+        self.constrain("copies", axes[place])
+        constraint = Constraint("copies", (axis,), self.where)
+        constraint.power = -1
+        self.constraints.append(constraint)
+        self._scores.append((constraint, self._stack[-1] if self._stack else None))
+        return [*axes[:place], axis, *axes[place + 1 :]]
 
     def written(self, axis: Axis, size: int) -> None:
         """Freeze an axis whose size the code gives as a number."""
@@ -311,9 +305,9 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def count(self, operation: Callable[..., Any], arguments: tuple[Any, ...], out: Any, *axes: Axis) -> None:
         """Note the FLOPs of the operation under way, and the axes they are proportional to."""
-        formula = flop_registry.get(operation.overloadpacket)  # type: ignore[attr-defined]
-        if formula is not None:
-            self.work.append((int(_flops(formula, arguments, out)), axes))
+        flops = flops_of(operation, arguments, out)
+        if flops is not None:
+            self.work.append((flops, axes))
 
     # ------------------------------------------------------------- the pass
 
@@ -323,11 +317,9 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Run the operation, then let its rule say what it means for dimensions."""
         kwargs = kwargs or {}
         self._meet(func, args, kwargs)
-        facts = _facts(func)
-        if facts.decides or facts.foreign:
-            self.look(_masks_in(args) if facts.packet is torch.ops.aten.index else [*args, *kwargs.values()])
         if self._muted:
-            return self._run(func, facts, args, kwargs)
+            return self.runner.run(func, args, kwargs)
+        facts = facts_of(func)
         rule = self._rules.get(facts.packet) or (pointwise if is_pointwise(func) else None)
         if rule is None:
             # Under inference mode composite operations arrive whole.
@@ -335,7 +327,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 parts = func.decompose(*args, **kwargs)
             if parts is not NotImplemented:
                 return parts
-        out = self._run(func, facts, args, kwargs)
+        out = self.runner.run(func, args, kwargs)
         if isinstance(out, Tensor):
             self.dtypes.add(out.dtype)
         self._operation = facts.name
@@ -344,48 +336,8 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.count(func, args, out)
             rule = refuse
         self._apply(rule, func, args, kwargs, out)
-        return out
-
-    def look(self, values: Any) -> None:
-        """Start again if values are needed that were not computed."""
-        if self._hollow and self._is_hollow(values):
-            self.lacking = True
-            raise ValuesNeeded
-
-    def _is_hollow(self, value: Any) -> bool:
-        if isinstance(value, Tensor):
-            return storage_of(value) in self._hollow
-        return isinstance(value, (list, tuple)) and any(map(self._is_hollow, value))
-
-    def _taint(self, value: Any) -> None:
-        if isinstance(value, Tensor):
-            self._hollow.add(storage_of(value))
-        elif isinstance(value, (list, tuple)):
-            for child in value:
-                self._taint(child)
-
-    def _run(self, func: Any, facts: _Facts, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if self.values:
-            return func(*args, **kwargs)
-        out = hollow(facts.packet, args)
-        if out is not None:
-            self._taint(out)
-            return out
-        # What is computed from zeros is as hollow as they are.
-        tainted = (
-            self._hollow
-            and facts.packet is not torch.ops.aten.lift_fresh
-            and self._is_hollow([*args, *kwargs.values()])
-        )
-        if tainted and not kwargs and self._is_hollow(args[0]):
-            out = passed_on(facts.packet, args)
-        if out is None:
-            out = func(*args, **kwargs)
-        if tainted:
-            self._taint(out)
-            self._taint(written(func, args))
-        elif isinstance(out, Tensor):
-            self._hollow.discard(storage_of(out))  # the identity of a storage that was freed comes again
+        if self._traps:
+            self._traps.hand_on(facts.packet, args, out)
         return out
 
     def _meet(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -398,12 +350,15 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
                     if id(tensor) in self._persistent:
                         self.reached.setdefault(id(tensor))
                     if self._traps:
-                        self.spring(tensor)
+                        self._demand(self._traps.sprung(func.overloadpacket, args, kwargs, tensor))
 
     def spring(self, tensor: Tensor) -> None:
-        """Freeze what a tensor is a trap for, because it is used."""
-        if (trap := self._traps.get(tensor)) is not None:
-            freeze(trap[0].expr, trap[1])
+        """Make the demand that a tensor is a trap for, because it is used."""
+        self._demand(self._traps.at(tensor))
+
+    def _demand(self, trap: Trap | None) -> None:
+        if trap is not None:
+            self.demands.append((trap.demand, trap.axis, trap.reason))
 
     def through(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run a torch function; if there is a rule for it as a whole, that speaks for the operations inside."""
@@ -478,7 +433,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if others is not None:
             forbid_exact(others, f"{constraint.where} divides by the square root of its size, which no weight follows")
         if all(covers(symbol, expr) for symbol in leaves(expr)):
-            constraint.power |= int(rooted)
+            constraint.power = min(constraint.power + int(rooted), 1)
             if mirror is not None:
                 self.mirrors.append(mirror)
         elif (rooted and mirror is None) or constraint.power:

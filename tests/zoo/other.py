@@ -721,7 +721,7 @@ ARCHITECTURES = [
     ),
     zoo(
         *("cosine classifier", cosine_classifier, reals((5,)), None),
-        "features.0.weight[0] features.2.weight[1] features.2.weight[0]=norm features.2.bias[0]=norm weight[1]=norm "
+        "features.0.weight[0] features.2.weight[1] features.2.weight[0] weight[1] "
         "features.0.weight[1]=input weight[0]=output",
     ),
     zoo(

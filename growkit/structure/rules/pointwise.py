@@ -130,6 +130,8 @@ def pointwise(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str
                 # An axis of one entry that is repeated is no unit that could be copied.
                 tracer.freeze(tracer[tensor][position], "repeats it along a longer axis")
         axes.append(_meet(tracer, kind, meeting, shape[position]))
+    if kind == "quotient" and isinstance(args[1], Tensor):
+        axes = tracer.normed(axes, args[1]) or axes
     for result in results:
         # Some operations return a buffer for their backward pass beside the result.
         tracer[result] = axes if result.shape == shape else [tracer.extent(n, "is a buffer") for n in result.shape]

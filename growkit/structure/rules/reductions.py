@@ -59,21 +59,28 @@ def extreme(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, 
     _reduce(tracer, args, kwargs, out, reduced, linear=False)
 
 
-@rule(aten.prod, aten.linalg_vector_norm, aten.norm)
-def unlike(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
-    """A product or a norm changes with every copy."""
-    if func.overloadpacket is not aten.prod:
-        dims = args[2] if len(args) > 2 else kwargs.get("dim")
-        keepdim = args[3] if len(args) > 3 else kwargs.get("keepdim", False)
-        args, kwargs = (args[0],), {"dim": dims, "keepdim": keepdim}
+@rule(aten.prod)
+def multiplied(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+    """A product changes with every copy."""
     _reduce(
-        tracer,
-        args,
-        kwargs,
-        out,
-        lambda axis: tracer.forbid_exact(axis, "adds every one of its units to a norm or product"),
-        linear=False,
+        tracer, args, kwargs, out, lambda axis: tracer.forbid_exact(axis, "multiplies all of its units"), linear=False
     )
+
+
+@rule(aten.linalg_vector_norm, aten.norm)
+def norm(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+    """A norm grows with every copy; an Euclidean one over one axis by the root of their number."""
+    x, order = args[0], args[1] if len(args) > 1 else kwargs.get("ord", 2)
+    dims = args[2] if len(args) > 2 else kwargs.get("dim")
+    keepdim = args[3] if len(args) > 3 else kwargs.get("keepdim", False)
+    gone = [dims] if isinstance(dims, int) else list(dims or range(x.dim()))
+    if order == 2 and len(gone) == 1 and keepdim:
+        tracer.constrain("copies", tracer[x][gone[0]])
+        tracer.norm(out, tracer[x][gone[0]])
+    else:
+        for place in gone:
+            tracer.forbid_exact(tracer[x][place], "adds every one of its units to a norm")
+    _reduce(tracer, (x,), {"dim": gone, "keepdim": keepdim}, out, lambda axis: None, linear=False)
 
 
 @rule(aten.cumsum, aten.cumprod)
