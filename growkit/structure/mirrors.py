@@ -19,14 +19,14 @@ from growkit.structure.positions import evaluate
 from growkit.structure.roles import Axis
 from growkit.structure.sizes import Log, Real, Size, expression, plain, same_size
 
-__all__ = ["MIRRORING", "Attributes", "Mirror", "agrees", "output_mirrors", "parameter_mirrors"]
+__all__ = ["MIRRORING", "Attributes", "Mirror", "agrees", "held", "output_mirrors", "parameter_mirrors"]
 
 
 class Mirror(NamedTuple):
     """An attribute that repeats sizes.
 
     Attributes:
-        owner: the module or configuration object.
+        owner: the module, or its configuration object or dictionary.
         attribute: its name.
         sizes: what the attribute is the size of: one expression, or one for each entry of a tuple, None for entries
             that repeat nothing.
@@ -48,12 +48,17 @@ class Mirror(NamedTuple):
     @property
     def value(self) -> Any:
         """The value that the attribute has, or should have."""
-        now = vars(self.owner)[self.attribute]
+        now = held(self.owner)[self.attribute]
         if self.several:
             return type(now)(n if e is None else evaluate(e, {}) for e, n in zip(self.sizes, now, strict=True))
         assert self.sizes[0] is not None
         size = evaluate(self.sizes[0], {})
         return size if self.power == 1.0 else size**self.power
+
+
+def held(owner: Any) -> dict[str, Any]:
+    """Return where an owner keeps its attributes: a dictionary is its own place."""
+    return owner if isinstance(owner, dict) else vars(owner)
 
 
 # Modules whose attributes the rules of convolutions, norms and lookups may set.
@@ -149,21 +154,21 @@ class Attributes:
 
     def __enter__(self) -> Attributes:
         for owner in self._owners:
-            for key, value in list(vars(owner).items()):
+            for key, value in list(held(owner).items()):
                 tag = self._tag(owner, key, value)
                 if tag is not None:
-                    vars(owner)[key] = tag
+                    held(owner)[key] = tag
                     self._tagged.append((owner, key, value, tag))
         return self
 
     def __exit__(self, *_: object) -> None:
         for owner, key, value, tag in self._tagged:
-            if vars(owner).get(key) is tag:
-                vars(owner)[key] = value
+            if held(owner).get(key) is tag:
+                held(owner)[key] = value
         for owner in self._owners:
-            for key, value in vars(owner).items():
+            for key, value in held(owner).items():
                 if (untagged := plain(value)) is not value:
-                    vars(owner)[key] = untagged
+                    held(owner)[key] = untagged
 
     def _tag(self, owner: Any, key: str, value: Any) -> Any:
         if type(value) is int and value > 1:
@@ -267,10 +272,14 @@ def _owners(model: nn.Module) -> Iterator[Any]:
         library = type(module).__module__.startswith("torch.nn.") and not isinstance(module, _READING)
         if not library:
             yield module
-            for value in vars(module).values():
-                if _is_configuration(value) and id(value) not in seen:
+            for key, value in vars(module).items():
+                own = type(value) is dict and key not in _INTERNAL
+                if (own or _is_configuration(value)) and id(value) not in seen:
                     seen.add(id(value))
                     yield value
+
+
+_INTERNAL = vars(nn.Module()).keys()
 
 
 def _is_configuration(value: Any) -> bool:

@@ -10,7 +10,7 @@ from torch import nn
 
 from growkit.plugins import Plugins
 from growkit.structure.dimensions import Symbol
-from growkit.structure.mirrors import Mirror
+from growkit.structure.mirrors import Mirror, held
 from growkit.surgery.carry import ParamChange
 
 __all__ = ["follow_sizes", "resize_modules"]
@@ -22,9 +22,9 @@ def follow_sizes(mirrors: Iterable[Mirror], changed: Set[Symbol], undo: Undo) ->
     """Set the attributes that repeat a size which changed."""
     for mirror in mirrors:
         if changed & mirror.symbols:
-            held = vars(mirror.owner)
-            undo.append(partial(held.__setitem__, mirror.attribute, held[mirror.attribute]))
-            held[mirror.attribute] = mirror.value
+            place = held(mirror.owner)
+            undo.append(partial(place.__setitem__, mirror.attribute, place[mirror.attribute]))
+            place[mirror.attribute] = mirror.value
 
 
 def resize_modules(model: nn.Module, changes: Iterable[ParamChange], plugins: Plugins, undo: Undo) -> None:

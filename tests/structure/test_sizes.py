@@ -126,6 +126,7 @@ class Attention(nn.Module):
         super().__init__()
         self.heads, self.size, self.shape = heads, size, (heads, size)
         self.config, self.scale, self._read = Config(heads, size), scale, read
+        self.options = {"heads": heads, "size": size, "name": "attention"}
         self.query, self.key, self.value = (nn.Linear(5, heads * size) for _ in range(3))
         self.out = nn.Linear(heads * size, 4)
 
@@ -142,6 +143,7 @@ READS = {
     "the size of a head": lambda m, x: (*x.shape[:-1], -1, m.size),
     "a tuple": lambda m, x: (*x.shape[:2], *m.shape),
     "a configuration": lambda m, x: (*x.shape[:2], m.config.heads, m.config.size),
+    "a dictionary": lambda m, x: (*x.shape[:2], m.options["heads"], m.options["size"]),
     "a weight": lambda m, x: (*x.shape[:2], m.heads, m.query.weight.shape[0] // m.heads),
     "one another": lambda m, x: (*x.shape[:2], m.heads, m.query.out_features // m.heads),
 }
@@ -191,6 +193,7 @@ def test_trace_leaves_attributes_as_they_were():
     trace(model, X)
     assert {key: (type(value), value) for key, value in vars(model).items() if not key.startswith("_")} == before
     assert [type(n) for n in (*model.shape, *model.counters, model.config.heads)] == [int] * 5
+    assert type(model.options["heads"]) is int
 
 
 def test_sizes_that_the_forward_pass_keeps_are_plain_afterwards():
