@@ -105,11 +105,11 @@ def divide(expr: Expr, front: int, where: str) -> tuple[Expr, Expr] | None:
     if isinstance(expr, Product):
         return _divide_factors(expr.factors, front, where)
     back = expr.size // front
-    if any(part.size % back for part in expr.parts):
-        return None
     fronts: list[Expr] = []
     last: Expr | None = None
-    for part in expr.parts:
+    for part in _grouped(expr.parts, back):
+        if part.size % back:
+            return None
         halves = _front_and_back(part, part.size // back, where)
         if halves is None:
             return None
@@ -123,6 +123,22 @@ def divide(expr: Expr, front: int, where: str) -> tuple[Expr, Expr] | None:
             last
         )
     return concat(fronts), resolve(last)
+
+
+def _grouped(parts: Sequence[Expr], size: int) -> list[Expr]:
+    """Join parts that make up just `size` together: concatenations within a concatenation are laid out flat."""
+    joined: list[Expr] = []
+    pending: list[Expr] = []
+    for part in parts:
+        if part.size % size == 0:
+            joined += [*pending, part]
+            pending = []
+            continue
+        pending.append(part)
+        if sum(each.size for each in pending) == size:
+            joined.append(concat(pending))
+            pending = []
+    return [*joined, *pending]
 
 
 def _front_and_back(part: Expr, front: int, where: str) -> tuple[Expr, Expr] | None:

@@ -516,12 +516,11 @@ DECODERS = [
         text(11),
         layer="transformer.h.0.",
         grows="transformer.word_embeddings.weight[1] transformer.ln_f.weight[0] ~mlp.dense_h_to_4h.weight[0] "
-        "~self_attention.query_key_value.weight[1]",
+        "~self_attention.query_key_value.weight[1] ~self_attention.query_key_value.weight[0] "
+        "~self_attention.dense.weight[1]",
         stuck={
             "transformer.word_embeddings.weight[0]": TIED,
-            # The rows of the key are taken by a list of numbers, and the one head of it is used by all query heads.
-            "~self_attention.query_key_value.weight[0]": "looks its units up|have to share",
-            "~self_attention.dense.weight[1]": "looks its units up|have to share",
+            "transformer.rotary_emb.inv_freq[0]": "both have to share",  # one axis for queries, keys and values
         },
     ),
     architecture(

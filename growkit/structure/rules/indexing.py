@@ -9,6 +9,7 @@ from torch import Tensor
 
 from growkit.structure.dimensions import Concat, concat, is_data, leaves
 from growkit.structure.roles import Axis
+from growkit.structure.rules.cuts import slice_rule
 from growkit.structure.rules.registry import rule
 from growkit.structure.sizes import Size, expression
 
@@ -49,8 +50,28 @@ def embedding_bag(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict
 def index(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
     """Advanced indexing: the indexed axes make room for those of the indices."""
     x, indices = args[:2]
+    written = _written(tracer)
+    if written is not None:
+        along = next(position for position, each in enumerate(indices) if each is not None)
+        stop = None if written == -1 else written + 1
+        slice_rule(tracer, func, (x, along, written, stop), {}, out)
+        return
     tracer[out] = _indexed(tracer, x, indices, out.shape)
     tracer.decides |= any(i is not None and i.dtype in (torch.bool, torch.uint8) for i in indices)
+
+
+def _written(tracer: Tracer) -> int | None:
+    """Return the one place that the code gives as a number in a list, `x[..., [-2], :]`; None for any other index."""
+    if tracer.call is None or tracer.call.name != "__getitem__":
+        return None
+    index = tracer.call.args[1]
+    lists = [entry for entry in (index if isinstance(index, tuple) else (index,)) if not _is_plain(entry)]
+    alone = len(lists) == 1 and isinstance(lists[0], list) and len(lists[0]) == 1
+    return lists[0][0] if alone and type(lists[0][0]) is int else None
+
+
+def _is_plain(entry: Any) -> bool:
+    return isinstance(entry, (slice, type(None), type(...)))
 
 
 def _indexed(tracer: Tracer, x: Tensor, indices: Any, shape: Any) -> list[Axis]:
