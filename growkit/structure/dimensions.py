@@ -158,7 +158,7 @@ def resolve(expr: Expr) -> Expr:
 
 
 def _settled(expr: Expr) -> bool:
-    return resolve(expr) is expr
+    return expr.bound is None if isinstance(expr, Symbol) else resolve(expr) is expr
 
 
 def form(expr: Expr) -> str:

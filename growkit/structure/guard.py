@@ -82,13 +82,15 @@ def _numbers(module: nn.Module) -> dict[str, Any]:
 def written(func: Any, args: tuple[Any, ...]) -> list[Tensor]:
     """Return the tensors that an operation writes to."""
     positions = _positions(func)
-    if func.overloadpacket in _UNDECLARED and (len(args) < 8 or args[5]):
-        positions = (3, 4)  # in training mode; the last of these operations always writes
+    if not positions or (func.overloadpacket in _UNDECLARED and len(args) >= 8 and not args[5]):
+        return []  # they write in training mode only, but for the last, which always does
     return [args[n] for n in positions if n < len(args) and isinstance(args[n], Tensor)]
 
 
 @functools.cache
 def _positions(func: Any) -> tuple[int, ...]:
+    if func.overloadpacket in _UNDECLARED:
+        return (3, 4)
     infos = [argument.alias_info for argument in func._schema.arguments]
     return tuple(position for position, info in enumerate(infos) if info is not None and info.is_write)
 

@@ -35,8 +35,9 @@ def expand(expr: Expr, terms: Terms, route: Route = ()) -> list[Term]:
         return terms(expr, route) or [(torch.arange(expr.size), torch.ones(expr.size, dtype=torch.float64))]
     if isinstance(expr, Concat):
         return _lay_end_to_end([(p.size, expand(p, terms, (*route, i))) for i, p in enumerate(expr.parts)])
-    merged: list[Term] = [(torch.zeros(1, dtype=torch.int64), torch.ones(1, dtype=torch.float64))]
-    for factor in expr.factors:
+    slowest, *faster = expr.factors
+    merged = expand(slowest, terms, route)
+    for factor in faster:
         merged = [_outer(one, other, factor.size) for one in merged for other in expand(factor, terms, route)]
     return merged
 

@@ -16,7 +16,7 @@ from growkit.structure.dimensions import Symbol, freeze
 from growkit.structure.forward import Example
 from growkit.structure.tensors import named_tensors
 from growkit.surgery.attributes import follow_sizes, resize_modules
-from growkit.surgery.carry import Change, ParamChange, apply_maps, axis_map
+from growkit.surgery.carry import AxisMaps, Change, ParamChange, apply_maps
 from growkit.surgery.configuration import follow_configuration
 from growkit.surgery.deepen import insert_block, set_children
 from growkit.surgery.edits import Deepen, Edit, UnitMap, Widen, check_edits, merge
@@ -133,9 +133,10 @@ class Operation:
 
     def _plan(self, units: dict[Symbol, UnitMap]) -> list[ParamChange]:
         named = self.structure.tensors
+        axis_maps = AxisMaps(units, self.structure.roles)
         changes = []
         for name, axes in self.structure.axes.items():
-            maps = tuple(axis_map(axis, units, self.structure.roles) for axis in axes)
+            maps = tuple(map(axis_maps.of, axes))
             if all(mapped is None for mapped in maps):
                 continue
             old = named[name]

@@ -5,19 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
-from typing import Literal
+from functools import cached_property
+from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from growkit.errors import SurgeryError, suggestion
-from growkit.structure.dimensions import Route, Symbol, leaves
+from growkit.structure.dimensions import Expr, Route, Symbol, resolve
 from growkit.structure.positions import Term, expand
-from growkit.structure.roles import Axis, Roles
+from growkit.structure.roles import Axis, Role, Roles
 from growkit.surgery.edits import Edit, UnitMap
 
-__all__ = ["AxisMap", "Change", "Like", "ParamChange", "axis_map"]
+__all__ = ["AxisMap", "AxisMaps", "Change", "Like", "ParamChange"]
 
 Like = Literal["weight", "gradient", "square", "copy"]
 
@@ -38,71 +38,113 @@ class AxisMap:
     def apply(self, tensor: Tensor, axis: int, like: Like) -> Tensor:
         """Return the tensor with this axis at its new length; positions that come from nowhere are zero."""
         if like == "copy":
-            source = self.weight[0][0]
-            return _taken(tensor, axis, source, torch.ones(len(source), dtype=torch.float64))
-        terms = self.weight if like == "weight" else self.gradient
-        if like == "square" and len(terms) > 1:
+            return self._copy.of(tensor, axis)
+        first, *others = self._weight if like == "weight" else self._gradient
+        if like == "square" and others:
             # Gradients of merged units add, so their root mean squares do.
             return self.apply(tensor.sqrt(), axis, "gradient").square()
-        result: Tensor | None = None
-        for source, scale in terms:
-            part = _taken(tensor, axis, source, scale.square() if like == "square" else scale)
-            result = part if result is None else result + part
-        assert result is not None
+        result = first.of(tensor, axis, power=2 if like == "square" else 1)
+        for other in others:
+            other.add_to(result, tensor, axis)
+        return result
+
+    # What one tensor needs is worked out once, and serves every tensor that goes with it.
+
+    @cached_property
+    def _weight(self) -> list[_Selection]:
+        return [_Selection(*term) for term in self.weight]
+
+    @cached_property
+    def _gradient(self) -> list[_Selection]:
+        return [_Selection(*term) for term in self.gradient]
+
+    @cached_property
+    def _copy(self) -> _Selection:
+        source = self.weight[0][0]
+        return _Selection(source, torch.ones(len(source), dtype=torch.float64))
+
+
+# Multiplying a run costs a call, and a jump for each strip of memory in it: from so many bytes on, that is less than
+# what a second pass over the copy costs.
+_RUN, _STRIP = 2**16, 2**10
+
+
+class _Selection:
+    """For each new position of an axis, the old one there, -1 for zeros, and a factor."""
+
+    def __init__(self, source: Tensor, scale: Tensor) -> None:
+        self._source, self._scale = source, scale
+
+    def of(self, tensor: Tensor, axis: int, *, power: int = 1) -> Tensor:
+        """Return a new tensor of the selected entries times a power of their factors."""
+        if self._scaled and self._has_long_runs(tensor, axis):
+            return self._run_by_run(tensor, axis, power)
+        return self._entries(tensor, axis, slice(None), power)
+
+    def add_to(self, result: Tensor, tensor: Tensor, axis: int) -> None:
+        """Add the selected entries times their factors."""
+        held = (self._source >= 0).nonzero().flatten()
+        result.index_add_(axis, held.to(tensor.device), self._entries(tensor, axis, held))
+
+    @cached_property
+    def _scaled(self) -> bool:
+        return bool(((self._scale != 1) & (self._source >= 0)).any())
+
+    def _entries(self, tensor: Tensor, axis: int, at: slice | Tensor, power: int = 1) -> Tensor:
+        source = self._source[at].to(tensor.device)
+        scale = (self._scale[at] ** power).to(tensor) if self._scaled else None
+        held = source.clamp(min=0)
+        if scale is not None and _is_table(tensor, axis):
+            rows = nn.functional.embedding_bag(
+                held[:, None], tensor.flatten(1), mode="sum", per_sample_weights=scale[:, None]
+            )
+            result = rows.view(len(held), *tensor.shape[1:])
+        else:
+            result = tensor.index_select(axis, held)
+            if scale is not None:
+                result *= scale.view([-1 if position == axis else 1 for position in range(tensor.dim())])
+        missing = (source < 0).nonzero().flatten()
+        return result.index_fill_(axis, missing, 0) if len(missing) else result
+
+    def _has_long_runs(self, tensor: Tensor, axis: int) -> bool:
+        strip = tensor.element_size() * math.prod(tensor.shape[axis + 1 :]) * len(self._source)
+        whole = strip * math.prod(tensor.shape[:axis])
+        if whole < _RUN or _is_table(tensor, axis) or not (tensor.is_floating_point() or tensor.is_complex()):
+            return False
+        return min(whole / _RUN, strip / _STRIP) >= len(self._starts)
+
+    @cached_property
+    def _starts(self) -> Tensor:
+        """Where runs start, of positions that lie side by side before and after and have one factor."""
+        here, there = self._source[:-1], self._source[1:]
+        follows = torch.where(here < 0, there < 0, there == here + 1) & (self._scale[:-1] == self._scale[1:])
+        return nn.functional.pad((~follows).nonzero().flatten() + 1, (1, 0))
+
+    @cached_property
+    def _runs(self) -> tuple[list[int], list[int], list[float]]:
+        """Lengths of the runs, old positions of their starts, and factors."""
+        starts = self._starts
+        lengths = torch.diff(starts, append=torch.tensor([len(self._source)]))
+        return lengths.tolist(), self._source[starts].tolist(), self._scale[starts].tolist()
+
+    def _run_by_run(self, tensor: Tensor, axis: int, power: int) -> Tensor:
+        lengths, firsts, factors = self._runs
+        result = tensor.new_empty([*tensor.shape[:axis], len(self._source), *tensor.shape[axis + 1 :]])
+        targets = torch.split(result, lengths, axis)
+        for target, length, first, factor in zip(targets, lengths, firsts, factors, strict=True):
+            if first < 0:
+                target.zero_()
+            elif factor == 1:
+                target.copy_(tensor.narrow(axis, first, length))
+            else:
+                torch.mul(tensor.narrow(axis, first, length), factor**power, out=target)
         return result
 
 
-# Stretches of at least so many positions that lie side by side before and after are copied at once, unless there are
-# too many of them.
-_LONG, _MANY = 16, 48
-
-
-def _taken(tensor: Tensor, axis: int, source: Tensor, scale: Tensor) -> Tensor:
-    """Return, for each new position of an axis, the old one there times a number; -1 stands for zeros."""
-    stretches = _stretches(source, scale)
-    if len(stretches) > _MANY or not (tensor.is_floating_point() or tensor.is_complex()):
-        return _gather(tensor, axis, source, scale)
-    shape = list(tensor.shape)
-    shape[axis] = len(source)
-    result = tensor.new_empty(shape)
-    for start, stop, regular in stretches:
-        target = result.narrow(axis, start, stop - start)
-        first, factor = int(source[start]), float(scale[start])
-        if not regular:
-            target.copy_(_gather(tensor, axis, source[start:stop], scale[start:stop]))
-        elif first < 0:
-            target.zero_()
-        elif factor == 1:
-            target.copy_(tensor.narrow(axis, first, stop - start))
-        else:
-            torch.mul(tensor.narrow(axis, first, stop - start), factor, out=target)
-    return result
-
-
-def _stretches(source: Tensor, scale: Tensor) -> list[tuple[int, int, bool]]:
-    """Cut an axis into stretches (start, stop, True); short neighbours are joined into one, which is irregular."""
-    here, there = source[:-1], source[1:]
-    follows = torch.where(here < 0, there < 0, there == here + 1) & (scale[:-1] == scale[1:])
-    cuts = [0, *((~follows).nonzero().flatten() + 1).tolist(), len(source)]
-    found: list[tuple[int, int, bool]] = []
-    for start, stop in pairwise(cuts):
-        regular = stop - start >= _LONG
-        if not regular and found and not found[-1][2]:
-            found[-1] = found[-1][0], stop, False
-        else:
-            found.append((start, stop, regular))
-    return found
-
-
-def _gather(tensor: Tensor, axis: int, source: Tensor, scale: Tensor) -> Tensor:
-    source = source.to(tensor.device)
-    missing = (source < 0).nonzero().flatten()
-    result = tensor.index_select(axis, source.clamp(min=0))
-    if len(missing):
-        result.index_fill_(axis, missing, 0)
-    if bool((scale != 1).any()):
-        result *= scale.to(result).view([-1 if position == axis else 1 for position in range(tensor.dim())])
-    return result
+def _is_table(tensor: Tensor, axis: int) -> bool:
+    """Say whether an embedding bag of one entry selects and multiplies in one pass: rows in single precision."""
+    rows = axis == 0 and tensor.dim() > 1 and tensor.is_contiguous() and tensor.numel() > 0
+    return rows and tensor.dtype == torch.float32 and tensor.device.type == "cpu"
 
 
 @dataclass(frozen=True, eq=False)
@@ -206,28 +248,43 @@ class Change:
         return self.parameters[parameter]
 
 
-def axis_map(axis: Axis, units: Mapping[Symbol, UnitMap], roles: Roles) -> AxisMap | None:
-    """Work out what the unit maps of some symbols mean along one axis; None if it has none of them."""
-    touched = [symbol for symbol in leaves(axis.expr) if symbol in units]
-    if not touched:
-        return None
-    scales = {s: math.sqrt(units[s].growth) for s in touched}
-    whole = {s: [(units[s].source, torch.ones_like(units[s].share))] for s in touched}
-    shared = {s: [(units[s].source, units[s].share), *units[s].folds] for s in touched}
+class AxisMaps:
+    """What the unit maps of some symbols mean along axes; axes of one expression and the same roles share a map.
 
-    def weight(symbol: Symbol, route: Route) -> list[Term] | None:
-        if symbol not in units:
+    Args:
+        units: what becomes of the units of the symbols that change.
+        roles: of all axes.
+    """
+
+    def __init__(self, units: Mapping[Symbol, UnitMap], roles: Roles) -> None:
+        self._units, self._roles = units, roles
+        self._made: dict[tuple[Any, ...], tuple[Expr, AxisMap]] = {}
+
+    def of(self, axis: Axis) -> AxisMap | None:
+        """Return the map of an axis; None if none of the symbols has a part in it."""
+        held = {p: self._roles.of(axis, *p) for p in self._roles.places(axis) if p[0] in self._units}
+        if not held:
             return None
-        role = roles.of(axis, symbol, route)
-        return _scaled((shared if role.shares else whole)[symbol], scales[symbol] ** role.power)
+        expr = resolve(axis.expr)
+        key = (id(expr), *held.values())
+        if key not in self._made:
+            self._made[key] = expr, self._map(expr, held)
+        return self._made[key][1]
 
-    def gradient(symbol: Symbol, route: Route) -> list[Term] | None:
-        if symbol not in units:
-            return None
-        role = roles.of(axis, symbol, route)
-        return _scaled((whole if role.shares else shared)[symbol], scales[symbol] ** -role.power)
+    def _map(self, expr: Expr, held: Mapping[tuple[Symbol, Route], Role]) -> AxisMap:
+        def weight(symbol: Symbol, route: Route) -> list[Term] | None:
+            if (role := held.get((symbol, route))) is None:
+                return None
+            unit = self._units[symbol]
+            return _scaled(unit.shared if role.shares else unit.whole, math.sqrt(unit.growth) ** role.power)
 
-    return AxisMap(weight=expand(axis.expr, weight), gradient=expand(axis.expr, gradient))
+        def gradient(symbol: Symbol, route: Route) -> list[Term] | None:
+            if (role := held.get((symbol, route))) is None:
+                return None
+            unit = self._units[symbol]
+            return _scaled(unit.whole if role.shares else unit.shared, math.sqrt(unit.growth) ** -role.power)
+
+        return AxisMap(weight=expand(expr, weight), gradient=expand(expr, gradient))
 
 
 def _scaled(terms: list[Term], factor: float) -> list[Term]:

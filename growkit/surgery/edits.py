@@ -7,6 +7,7 @@ import operator
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -42,6 +43,16 @@ class UnitMap:
     def growth(self) -> float:
         """New size over old size."""
         return len(self.source) / self.size
+
+    @cached_property
+    def whole(self) -> list[Term]:
+        """Old units of the new ones where each carries all of its old unit."""
+        return [(self.source, torch.ones_like(self.share))]
+
+    @property
+    def shared(self) -> list[Term]:
+        """Old units of the new ones where they share their old unit out, and take over others."""
+        return [(self.source, self.share), *self.folds]
 
 
 @dataclass(frozen=True)
@@ -101,7 +112,8 @@ class Widen:
 
     def unit_map(self, width: Width) -> UnitMap:
         """Say what becomes of each unit."""
-        source = torch.tensor([*range(width.size), *self.copies, *[-1] * self.new], dtype=torch.int64)
+        added = torch.tensor([*self.copies, *[-1] * self.new], dtype=torch.int64)
+        source = torch.cat([torch.arange(width.size), added])
         counts = torch.bincount(source[source >= 0], minlength=width.size).double()
         share = torch.where(source < 0, 0.0, 1.0 / counts[source.clamp(min=0)])
         return UnitMap(source, share, width.size)
