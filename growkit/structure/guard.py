@@ -1,70 +1,134 @@
-"""Undo what a forward pass writes to parameters, buffers and inputs."""
+"""Undo what a forward pass does to a model and to its inputs."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from growkit.structure.tensors import named_tensors, plain_tensors
+from growkit.structure.tensors import named_tensors
 
 __all__ = ["WriteGuard", "storage_of", "written"]
 
 
 class WriteGuard(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Keeps a copy of every guarded tensor just before it is first written to, and puts it back on leaving.
+    """Keeps a copy of every guarded tensor just before it is first written to, and puts everything back on leaving.
+
+    Everything is parameters, buffers, inputs, and the attributes of the modules, with what stands in containers and
+    plain objects among them: counters, flags, caches, random generators.
 
     Args:
-        model: whose parameters, buffers and plain tensors to guard; those that are replaced come back, too.
+        model: the model.
         inputs: further tensors.
     """
 
     def __init__(self, model: nn.Module, inputs: Iterable[Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         modules = [module for module in model.modules() if not isinstance(module, torch.jit.ScriptModule)]
-        self._buffers = [(module, dict(module._buffers)) for module in modules]
-        self._plain = [(module, plain_tensors(module)) for module in modules]
-        self._numbers = [(module, _numbers(module)) for module in modules]
+        self._undo = list(_memories(modules))
         self._guarded: dict[int, list[Tensor]] = {}
+        self._data: list[tuple[Tensor, Tensor]] = []
         for tensor in (*named_tensors(model).values(), *inputs):
             if (key := storage_of(tensor)) is not None:
-                self._guarded.setdefault(key, []).append(tensor)
+                data = tensor.detach()
+                self._guarded.setdefault(key, []).append(data)
+                self._data.append((tensor, data))
         self._saved: list[tuple[Tensor, Tensor]] = []
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Run the operation; save first what it is about to write to."""
-        self.note(func, args)
+        self.note(func, args, kwargs or {})
         return func(*args, **(kwargs or {}))
 
-    def note(self, func: Any, args: tuple[Any, ...]) -> None:
+    def note(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Save what an operation is about to write to."""
-        for value in written(func, args):
-            for tensor in self._guarded.pop(storage_of(value) or -1, ()):
-                self._saved.append((tensor, tensor.detach().clone()))
+        for value in written(func, args, kwargs):
+            for data in self._guarded.pop(storage_of(value) or -1, ()):
+                self._saved.append((data, data.clone()))
 
     def restore(self) -> None:
         """Put everything back."""
         with torch.no_grad():
-            for tensor, value in self._saved:
-                tensor.detach().copy_(value)
-        if any(isinstance(tensor, nn.Parameter) for tensor, _ in self._saved):
-            # A pass that rescales weights may note that it did.
-            for module, numbers in self._numbers:
-                vars(module).update(numbers)
-        for module, buffers in self._buffers:
-            now = module._buffers
-            if now.keys() != buffers.keys() or any(now[key] is not buffer for key, buffer in buffers.items()):
-                module._buffers.clear()
-                module._buffers.update(buffers)
-        for module, tensors in self._plain:
-            vars(module).update(tensors)
+            for data, value in self._saved:
+                data.copy_(value)
+        for undo in self._undo:
+            undo()
+        for tensor, data in self._data:
+            # What sets `tensor.data` is no operation, and gives the tensor another storage.
+            if storage_of(tensor) != storage_of(data) or tensor.shape != data.shape:
+                tensor.data = data
 
+
+# ------------------------------------------------------------------ attributes
+
+_OWN = ("_parameters", "_buffers", "_modules")
+_INTERNAL = vars(nn.Module()).keys() - set(_OWN)
+_DEEPEST, _LONGEST = 4, 256
+
+
+def _memories(modules: Iterable[nn.Module]) -> Iterator[Callable[[], Any]]:
+    """Yield what puts the attributes of modules back, and what stands in containers among them."""
+    seen: set[int] = set()
+    for module in modules:
+        yield partial(_reset_dict, vars(module), dict(vars(module)))
+        for key, value in vars(module).items():
+            if key not in _INTERNAL:
+                yield from _remember(value, seen, _DEEPEST)
+
+
+def _remember(value: Any, seen: set[int], depth: int) -> Iterator[Callable[[], Any]]:
+    if type(value) in _PLAIN or depth == 0 or id(value) in seen or isinstance(value, (Tensor, nn.Module, type)):
+        return
+    seen.add(id(value))
+    children: Iterable[Any] = ()
+    if isinstance(value, dict):
+        yield partial(_reset_dict, value, dict(value))
+        children = value.values()
+    elif isinstance(value, (list, deque)):
+        yield partial(_reset_list, value, list(value))
+        children = value
+    elif isinstance(value, set):
+        yield partial(_reset_set, value, set(value))
+    elif isinstance(value, tuple):
+        children = value
+    elif isinstance(value, torch.Generator):
+        yield partial(value.set_state, value.get_state())
+    elif isinstance(held := getattr(value, "__dict__", None), dict) and not callable(value):
+        yield from _remember(held, seen, depth)
+    for child in children if len(children) <= _LONGEST else ():  # type: ignore[arg-type]
+        yield from _remember(child, seen, depth - 1)
+
+
+_PLAIN = {bool, int, float, complex, str, bytes, type(None)}
+
+
+def _reset_dict(now: dict[Any, Any], before: dict[Any, Any]) -> None:
+    if len(now) != len(before) or any(now.get(key, before) is not value for key, value in before.items()):
+        now.clear()
+        now.update(before)
+
+
+def _reset_list(now: list[Any] | deque[Any], before: list[Any]) -> None:
+    if len(now) != len(before) or any(new is not old for new, old in zip(now, before, strict=True)):
+        now.clear()
+        now.extend(before)
+
+
+def _reset_set(now: set[Any], before: set[Any]) -> None:
+    if now != before:
+        now.clear()
+        now.update(before)
+
+
+# ------------------------------------------------------------------ operations
 
 # They write running statistics, and their schemas do not say so.
 _UNDECLARED = {
@@ -75,24 +139,24 @@ _UNDECLARED = {
 }
 
 
-def _numbers(module: nn.Module) -> dict[str, Any]:
-    return {key: value for key, value in vars(module).items() if isinstance(value, (bool, int, float, str, type(None)))}
-
-
-def written(func: Any, args: tuple[Any, ...]) -> list[Tensor]:
+def written(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Tensor]:
     """Return the tensors that an operation writes to."""
-    positions = _positions(func)
-    if not positions or (func.overloadpacket in _UNDECLARED and len(args) >= 8 and not args[5]):
+    positions, names = _places(func)
+    if (not positions and not names) or (func.overloadpacket in _UNDECLARED and len(args) >= 8 and not args[5]):
         return []  # they write in training mode only, but for the last, which always does
-    return [args[n] for n in positions if n < len(args) and isinstance(args[n], Tensor)]
+    values = [*(args[n] for n in positions if n < len(args)), *(kwargs[name] for name in names if name in kwargs)]
+    tensors = (each for value in values for each in (value if isinstance(value, (list, tuple)) else (value,)))
+    return [tensor for tensor in tensors if isinstance(tensor, Tensor)]
 
 
 @functools.cache
-def _positions(func: Any) -> tuple[int, ...]:
+def _places(func: Any) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """Return positions and names of the arguments that an operation writes to."""
     if func.overloadpacket in _UNDECLARED:
-        return (3, 4)
-    infos = [argument.alias_info for argument in func._schema.arguments]
-    return tuple(position for position, info in enumerate(infos) if info is not None and info.is_write)
+        return (3, 4), ()
+    infos = [(position, argument) for position, argument in enumerate(func._schema.arguments)]
+    found = [(n, a) for n, a in infos if a.alias_info is not None and a.alias_info.is_write]
+    return tuple(n for n, a in found if not a.kwarg_only), tuple(a.name for _, a in found)
 
 
 def storage_of(tensor: Tensor) -> int | None:

@@ -6,8 +6,8 @@ convolutions and matrix products; where the model does look, the trace runs agai
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence, Set
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -27,40 +27,52 @@ class ValuesNeeded(Exception):  # noqa: N818  (no error: the pass starts again)
 class Runner:
     """Runs the operations of one pass.
 
+    Only what depends on the inputs is stood in for. What a model works out once from its parameters, and keeps
+    somewhere, is computed.
+
     Args:
+        inputs: of the model.
         values: whether to compute everything; else stand-ins take the place of what is expensive.
 
     Attributes:
         lacking: whether the pass looked at values that were not computed.
     """
 
-    def __init__(self, *, values: bool) -> None:
+    def __init__(self, inputs: Iterable[Tensor] = (), *, values: bool) -> None:
         self._values = values
-        self._hollow: set[int | None] = set()  # storages
+        # Identities of storages: of what depends on the inputs, and of stand-ins and what depends on them.
+        self._data = {storage_of(tensor) for tensor in inputs}
+        self._hollow: set[int | None] = set()
         self.lacking = False
 
     def run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Return the result of an operation, or its stand-in."""
+        """Return the result of an operation, or its stand-in.
+
+        Raises:
+            ValuesNeeded: it looks at values that were not computed.
+        """
         if self._values:
             return func(*args, **kwargs)
-        packet, _, decides, foreign = facts_of(func)
-        if decides or foreign:
-            self.look(_masks_in(args) if packet is aten.index else [*args, *kwargs.values()])
-        out = hollow(packet, args)
-        if out is not None:
-            self._taint(out)
+        facts = facts_of(func)
+        operands = [*args, *kwargs.values()]
+        # The identity of a storage that was freed comes again, perhaps as that of a number in the code.
+        from_data = facts.packet is not aten.lift_fresh and _among(self._data, operands)
+        if not from_data:
+            out = func(*args, **kwargs)
+            for tensor in _tensors_in(out):
+                self._data.discard(storage_of(tensor))
+                self._hollow.discard(storage_of(tensor))
             return out
-        # What is computed from zeros is as hollow as they are.
-        tainted = self._hollow and packet is not aten.lift_fresh and self._is_hollow([*args, *kwargs.values()])
-        if tainted and not kwargs and self._is_hollow(args[0]):
-            out = passed_on(packet, args)
+        if facts.decides or facts.foreign or facts.packet in _LOOKING:
+            self.look(_masks_in(args) if facts.packet is aten.index else operands)
+        out, tainted = self._stand_in(facts.packet, args, kwargs, operands)
         if out is None:
             out = func(*args, **kwargs)
-        if tainted:
-            self._taint(out)
-            self._taint(written(func, args))
-        elif isinstance(out, Tensor):
-            self._hollow.discard(storage_of(out))  # the identity of a storage that was freed comes again
+        for tensor in (*_tensors_in(out), *written(func, args, kwargs)):
+            if tainted and storage_of(tensor) is None:
+                self._stop()  # it could not be told from one that was computed
+            self._data.add(storage_of(tensor))
+            (self._hollow.add if tainted else self._hollow.discard)(storage_of(tensor))
         return out
 
     def look(self, values: Any) -> None:
@@ -69,21 +81,43 @@ class Runner:
         Raises:
             ValuesNeeded: they were not.
         """
-        if self._hollow and self._is_hollow(values):
-            self.lacking = True
-            raise ValuesNeeded
+        if self._hollow and _among(self._hollow, values):
+            self._stop()
 
-    def _is_hollow(self, value: Any) -> bool:
-        if isinstance(value, Tensor):
-            return storage_of(value) in self._hollow
-        return isinstance(value, (list, tuple)) and any(map(self._is_hollow, value))
+    def _stop(self) -> NoReturn:
+        self.lacking = True
+        raise ValuesNeeded
 
-    def _taint(self, value: Any) -> None:
-        if isinstance(value, Tensor):
-            self._hollow.add(storage_of(value))
-        elif isinstance(value, (list, tuple)):
-            for child in value:
-                self._taint(child)
+    def _stand_in(
+        self, packet: Any, args: tuple[Any, ...], kwargs: dict[str, Any], operands: list[Any]
+    ) -> tuple[Any, bool]:
+        """Return the stand-in for a result, if it has one, and whether the result depends on stand-ins."""
+        out = hollow(packet, args) if not kwargs else None
+        if out is not None:
+            return out, True
+        tainted = bool(self._hollow) and _among(self._hollow, operands)
+        if tainted and not kwargs and _among(self._hollow, args[0]):
+            out = passed_on(packet, args)
+        return out, tainted
+
+
+def _among(storages: Set[int | None], value: Any) -> bool:
+    if isinstance(value, Tensor):
+        return storage_of(value) in storages
+    return isinstance(value, (list, tuple)) and any(_among(storages, child) for child in value)
+
+
+def _tensors_in(value: Any) -> list[Tensor]:
+    if isinstance(value, Tensor):
+        return [value]
+    return [t for child in value for t in _tensors_in(child)] if isinstance(value, (list, tuple)) else []
+
+
+# Operations that look at values without saying so.
+_LOOKING = {
+    *(aten.tensor_split, aten._pack_padded_sequence, aten._to_sparse, aten._nnz, aten._coalesce, aten.multinomial),
+    *(aten._linalg_check_errors, aten.bincount, aten.narrow, aten.bernoulli),
+}
 
 
 def _masks_in(args: tuple[Any, ...]) -> list[Tensor]:

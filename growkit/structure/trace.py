@@ -22,6 +22,7 @@ from growkit.errors import StructureError
 from growkit.structure.calls import SizeMode
 from growkit.structure.dimensions import freeze, leaves
 from growkit.structure.forward import Example, call, evaluation, tensors_in
+from growkit.structure.hollow import Runner
 from growkit.structure.mirrors import (
     Attributes,
 )
@@ -63,7 +64,7 @@ def trace_model(model: nn.Module, example: Example, rules: Mapping[Any, Rule] | 
 def _traced(
     model: nn.Module, example: Example, rules: Mapping[Any, Rule] | None, *, remembering: bool, values: bool = True
 ) -> Tracer:
-    tracer = Tracer(model, rules, values=values)
+    tracer = Tracer(model, rules, Runner(tensors_in(example), values=values))
     _freeze_power_iterated(tracer, model)
     named = example.items() if isinstance(example, Mapping) else enumerate(example)
     for name, value in named:

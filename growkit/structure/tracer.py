@@ -68,7 +68,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         log: what the pass did with the values of sizes.
     """
 
-    def __init__(self, model: nn.Module, rules: Mapping[Any, Rule] | None = None, *, values: bool = True) -> None:
+    def __init__(self, model: nn.Module, rules: Mapping[Any, Rule] | None = None, runner: Runner | None = None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.axes: TensorTable[list[Axis]] = TensorTable()
         self.constraints: list[Constraint] = []
@@ -80,7 +80,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.results: list[list[Axis]] = []
         self.gains: list[tuple[int, int, int]] = []
         self.decides = False
-        self.runner = Runner(values=values)
+        self.runner = runner or Runner(values=True)
         self.dtypes: set[torch.dtype] = set()
         self.call: Call | None = None
         self.guard: WriteGuard | None = None
@@ -343,7 +343,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _meet(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Note which tensors an operation is about to use."""
         if self.guard is not None:
-            self.guard.note(func, args)
+            self.guard.note(func, args, kwargs)
         for argument in (*args, *kwargs.values()):
             for tensor in argument if isinstance(argument, (list, tuple)) else (argument,):
                 if isinstance(tensor, Tensor):
