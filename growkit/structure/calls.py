@@ -76,9 +76,24 @@ _ARITHMETIC = {
     *("mul", "div", "true_divide", "add", "sub", "rsub", "pow", "multiply", "divide", "float_power"),
     *("__mul__", "__rmul__", "__truediv__", "__rtruediv__", "__add__", "__radd__", "__sub__", "__rsub__", "__pow__"),
     *("mul_", "div_", "add_", "sub_", "__imul__", "__itruediv__", "tensor", "full", "full_like", "as_tensor"),
-    *("scaled_dot_product_attention", "baddbmm", "masked_fill", "clamp"),
+    *(
+        "scaled_dot_product_attention",
+        "baddbmm",
+        "masked_fill",
+        "clamp",
+        "clamp_min",
+        "clamp_max",
+        "clamp_",
+        "hardtanh",
+    ),
+    *("remainder", "fmod", "floor_divide", "__mod__", "__rmod__", "__floordiv__", "__rfloordiv__", "threshold"),
+    *("gt", "ge", "lt", "le", "eq", "ne", "__gt__", "__ge__", "__lt__", "__le__", "__eq__", "__ne__", "where"),
+    *("topk", "kthvalue", "tril", "triu", "roll", "fill_", "lerp", "addcmul", "addcdiv"),
+    *(f"{kind}_pool{n}d" for kind in ("max", "avg") for n in (1, 2, 3)),
 }
-_LEAVING = {"numpy", "__array__", "tolist", "__dlpack__", "data_ptr", "storage"}
+# Functions that take entries out of torch, and others through which Python sees them.
+_LEAVING = {"numpy", "__array__", "tolist", "__dlpack__"}
+_SHOWING = {"data_ptr", "storage", "untyped_storage", "_typed_storage", "__repr__", "__format__", "tensor_split"}
 _SHAPE = torch.Tensor.shape.__get__  # type: ignore[attr-defined]
 _OVERRIDES = {"has_torch_function", "has_torch_function_unary", "has_torch_function_variadic"}
 
@@ -120,6 +135,8 @@ class SizeMode(TorchFunctionMode):
             axes = tracer.axes_of(args[0])
             total = func(*args)
             return Size(total, product(axis.expr for axis in axes), tracer.log) if axes else total
+        if name in _LEAVING or name in _SHOWING:
+            self._shows(args, name)
         if func is not self._opened and (opened := _opened(func)) is not None:
             outer_function, self._opened = self._opened, func
             try:
@@ -127,8 +144,6 @@ class SizeMode(TorchFunctionMode):
                     return opened(*args, **kwargs)
             finally:
                 self._opened = outer_function
-        if name in _LEAVING:
-            self._leaves(args[0], name)
         if name in _ARITHMETIC:
             self._note_operands(args, kwargs)
         outer, tracer.call = tracer.call, Call(func, args, kwargs, tracer.log)
@@ -137,9 +152,11 @@ class SizeMode(TorchFunctionMode):
         finally:
             tracer.call = outer
 
-    def _leaves(self, tensor: Tensor, name: str) -> None:
-        self._tracer.runner.look(tensor)
-        for axis in self._tracer.axes_of(tensor) or ():
+    def _shows(self, args: tuple[Any, ...], name: str) -> None:
+        """Note that Python sees entries of a tensor, after which other values may lead elsewhere."""
+        self._tracer.runner.look(args[1:] if name == "tensor_split" else args[0])
+        self._tracer.decides = True
+        for axis in (self._tracer.axes_of(args[0]) or ()) if name in _LEAVING else ():
             if not is_data(axis.expr):
                 freeze(axis.expr, f"{name} in {self._tracer.place} takes its entries out of torch")
 

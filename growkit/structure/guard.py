@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any
@@ -69,19 +69,21 @@ class WriteGuard(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 # ------------------------------------------------------------------ attributes
 
-_OWN = ("_parameters", "_buffers", "_modules")
-_INTERNAL = vars(nn.Module()).keys() - set(_OWN)
 _DEEPEST, _LONGEST = 4, 256
 
 
 def _memories(modules: Iterable[nn.Module]) -> Iterator[Callable[[], Any]]:
     """Yield what puts the attributes of modules back, and what stands in containers among them."""
     seen: set[int] = set()
+    empty: list[dict[Any, Any]] = []  # most of those that a module has, hooks above all
     for module in modules:
         yield partial(_reset_dict, vars(module), dict(vars(module)))
-        for key, value in vars(module).items():
-            if key not in _INTERNAL:
+        for value in vars(module).values():
+            if type(value) in (dict, OrderedDict) and not value:
+                empty.append(value)
+            elif type(value) not in _PLAIN:
                 yield from _remember(value, seen, _DEEPEST)
+    yield partial(_empty, empty)
 
 
 def _remember(value: Any, seen: set[int], depth: int) -> Iterator[Callable[[], Any]]:
@@ -108,6 +110,12 @@ def _remember(value: Any, seen: set[int], depth: int) -> Iterator[Callable[[], A
 
 
 _PLAIN = {bool, int, float, complex, str, bytes, type(None)}
+
+
+def _empty(filled: Iterable[dict[Any, Any]]) -> None:
+    for each in filled:
+        if each:
+            each.clear()
 
 
 def _reset_dict(now: dict[Any, Any], before: dict[Any, Any]) -> None:

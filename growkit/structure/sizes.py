@@ -91,8 +91,33 @@ class Size(int):
     def __divmod__(self, other: Any) -> Any:
         return self // other, self % other
 
+    def __mod__(self, other: Any) -> Any:
+        self.log.note_comparison(self, other)
+        return super().__mod__(other)
+
+    def __rmod__(self, other: Any) -> Any:
+        self.log.note_comparison(self, other)
+        return super().__rmod__(other)
+
+    def __lt__(self, other: Any) -> bool:
+        self.log.note_comparison(self, other)
+        return super().__lt__(other)
+
+    def __le__(self, other: Any) -> bool:
+        self.log.note_comparison(self, other)
+        return super().__le__(other)
+
+    def __gt__(self, other: Any) -> bool:
+        self.log.note_comparison(self, other)
+        return super().__gt__(other)
+
+    def __ge__(self, other: Any) -> bool:
+        self.log.note_comparison(self, other)
+        return super().__ge__(other)
+
     def __eq__(self, other: object) -> bool:
         equal = int.__eq__(self, other) is True  # type: ignore[operator]
+        self.log.decides |= _is_of_data(self)
         if equal and isinstance(other, Size):
             self.log.equal.append((self, other))
         return equal
@@ -147,6 +172,7 @@ class Log:
         equal: pairs of sizes that were compared and found equal.
         reads: sizes whose value was used as a number, each with the module under way.
         reals: attributes that multiplied or divided a tensor, each with the module under way.
+        decides: whether the size of some data was compared, so that data of another size may lead elsewhere.
 
     Args:
         stack: the modules under way, the innermost last.
@@ -156,6 +182,7 @@ class Log:
         self.equal: list[tuple[Size, Size]] = []
         self.reads: list[tuple[Size, object]] = []
         self.reals: list[tuple[Real, object]] = []
+        self.decides = False
         self._stack = stack
 
     def module(self) -> object:
@@ -165,6 +192,18 @@ class Log:
     def note_read(self, size: Size) -> None:
         """Note that the value of a size went into the computation."""
         self.reads.append((size, self.module()))
+
+    def note_comparison(self, size: Size, other: Any) -> None:
+        """Note that a size was compared; between units and data the outcome may be another one for other data."""
+        sizes = [each for each in (size, other) if isinstance(each, Size)]
+        of_data = [_is_of_data(each) for each in sizes]
+        self.decides |= any(of_data)
+        if any(of_data) and not all(of_data):
+            self.reads.extend((each, self.module()) for each, data in zip(sizes, of_data, strict=True) if not data)
+
+
+def _is_of_data(size: Size) -> bool:
+    return not isinstance(size.form, tuple) and is_data(size.form)
 
 
 def sizes_in(value: Any) -> Iterator[int]:

@@ -20,6 +20,7 @@ from growkit.structure.mirrors import Mirror
 from growkit.structure.names import free_name
 from growkit.structure.positions import evaluate, multiplicity, unit_positions
 from growkit.structure.roles import Axis, Roles
+from growkit.structure.suspects import leaves_choices, suspects
 from growkit.structure.tensors import named_tensors
 from growkit.structure.trace import trace_model
 from growkit.structure.tracer import Tracer
@@ -225,8 +226,9 @@ class Structure:
                 for symbol in squared(axis.expr):
                     freeze(symbol, f"runs over pairs of its units in {name!r}")
         for name, parameter in parameters.items():
-            if name not in self.axes and tracer.decides:
-                self._freeze_sizes(name, parameter)
+            if name not in self.axes and (tracer.decides or tracer.log.decides):
+                for symbol in suspects(name, parameter.shape, self.axes):
+                    freeze(symbol, f"may also run through {name!r}, which the model did not use on this example")
         self._freeze_untrained(parameters.keys())
         self._fixed_parameters = sum(p.numel() for name, p in parameters.items() if name not in self.axes)
 
@@ -237,14 +239,6 @@ class Structure:
         for name, found in symbols.items():
             for symbol in found - trained:
                 freeze(symbol, f"has its units in no parameter, only in {name!r}")
-
-    def _freeze_sizes(self, name: str, unreached: Tensor) -> None:
-        """Freeze the widths that may also run through a parameter that the example did not reach: never guess."""
-        for axes in self.axes.values():
-            for axis in axes:
-                for symbol in leaves(axis.expr):
-                    if symbol.size > 1 and symbol.size in unreached.shape:
-                        freeze(symbol, f"may also run through {name!r}, which the model did not use on this example")
 
     def _name_widths(self) -> Iterator[Width]:
         slices: dict[Symbol, list[Slice]] = {}
@@ -322,5 +316,6 @@ def trace_example(model: nn.Module, example: Example, plugins: Plugins | None = 
     """
     plugins = plugins or installed()
     tracer = trace_model(model, example, plugins.rules())
+    tracer.decides |= leaves_choices(model, example)
     samples = next((tensor.shape[0] for tensor in tensors_in(example) if tensor.dim()), 1)
     return Structure(model, tracer, max(samples, 1), plugins)

@@ -65,6 +65,9 @@ def split_rule(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[st
         part = chop(axis.expr, len(sizes), tracer.where)
         if part is None:
             tracer.freeze(axis, "cuts through what cannot be cut")
+    if is_data(axis.expr) and tracer.call is not None:
+        for number in sizes_in(tracer.call.args[1:]):
+            _note_number(number)
     start = 0
     for piece, size, wanted in zip(out, sizes, _sizes_asked(tracer, sizes), strict=True):
         _set_piece(tracer, x, along, start, piece, wanted)
@@ -114,6 +117,12 @@ def slice_rule(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[st
     _set_piece(tracer, x, along, start, out, None)
 
 
+def _note_number(number: Any) -> None:
+    """Note that a size of units cuts data: other data would be cut in another way once there are more units."""
+    if isinstance(number, Size):
+        number.log.note_read(number)
+
+
 def _nothing(tracer: Tracer, x: Tensor, along: int, out: Tensor) -> None:
     """Set the axes of an empty stretch; where the code gives the whole size for it, that has to stay the whole."""
     axes = list(tracer[x])
@@ -127,7 +136,10 @@ def _nothing(tracer: Tracer, x: Tensor, along: int, out: Tensor) -> None:
 
 
 def full_slices(tracer: Tracer, x: Tensor, index: Any) -> None:
-    """Note the bounds of slices that cut nothing off yet, such as `x[:, : self.channels]`: torch skips them."""
+    """Note the bounds of slices that cut nothing off yet, such as `x[:, : self.channels]`: torch skips them.
+
+    Also those that cut data.
+    """
     axes = tracer.axes_of(x)
     entries = index if isinstance(index, tuple) else (index,)
     if axes is None or tracer.call is None or not any(isinstance(entry, slice) for entry in entries):
@@ -142,6 +154,8 @@ def full_slices(tracer: Tracer, x: Tensor, index: Any) -> None:
         elif isinstance(entry, int):
             position += 1
         elif isinstance(entry, slice):
+            for bound in (entry.start, entry.stop) if is_data(axes[position].expr) else ():
+                _note_number(bound)
             if entry.stop is not None and entry.stop == axes[position].expr.size and not entry.start:
                 tracer.sized(axes[position], tracer.call.own(entry.stop))
             position += 1
