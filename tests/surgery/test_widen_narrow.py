@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from contextlib import suppress
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from growkit.errors import GrowkitError, SurgeryError
 from growkit.structure import trace
-from growkit.surgery import Change, Narrow, Operation, Widen, apply
+from growkit.surgery import Change, Deepen, Narrow, Operation, Widen, apply
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
 DTYPES = [pytest.param(torch.float64, id="float64"), pytest.param(torch.float32, id="float32")]
@@ -773,3 +774,43 @@ def test_a_branch_joined_twice_grows_in_both_places():
     apply(model, Widen("0", copies=(1,), new=1), example=PROBE)
     assert model[2].weight.shape == (2, 12)
     assert torch.allclose(outputs(model, fresh, training=False), before, rtol=0, atol=1e-6)
+
+
+class Decayed(NamedTuple):
+    rate: float
+    weight: Tensor
+
+
+HOLDERS = {
+    "list": lambda weight: [weight],
+    "tuple": lambda weight: ("decayed", weight),
+    "named tuple": lambda weight: Decayed(0.1, weight),
+    "set": lambda weight: {weight},
+    "dictionary": lambda weight: {"decayed": weight},
+    "keys of a dictionary": lambda weight: {weight: 0.1},
+    "nested": lambda weight: [{"groups": ([weight], 0.1)}],
+}
+
+
+def identities(value: Any) -> Any:
+    """A container with the identities of the tensors in it."""
+    if isinstance(value, dict):
+        return [(identities(key), identities(child)) for key, child in value.items()]
+    if isinstance(value, (list, tuple, set)):
+        return type(value), [identities(child) for child in value]
+    return id(value) if isinstance(value, Tensor) else value
+
+
+@pytest.mark.parametrize("holder", HOLDERS)
+def test_parameters_in_containers_of_a_module_are_exchanged_there(holder):
+    model, build = two_layers(), HOLDERS[holder]
+    weight = model[0].weight
+    held = model.held = build(weight)
+    with pytest.raises(SurgeryError):
+        apply(model, [Widen("0", (0, 1)), Deepen("2", "linear", 7)], example=PROBE)
+    assert model[0].weight is weight
+    assert identities(model.held) == identities(build(weight))
+    apply(model, Widen("0", (0, 1)), example=PROBE)
+    assert model[0].weight is not weight
+    assert identities(model.held) == identities(build(model[0].weight))
+    assert isinstance(held, tuple) or model.held is held
