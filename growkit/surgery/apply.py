@@ -18,7 +18,7 @@ from growkit.structure.tensors import named_tensors
 from growkit.surgery.attributes import follow_sizes, resize_modules
 from growkit.surgery.carry import AxisMaps, Change, ParamChange, apply_maps
 from growkit.surgery.configuration import follow_configuration
-from growkit.surgery.deepen import insert_block, set_children
+from growkit.surgery.deepen import insert_block, running, set_children
 from growkit.surgery.edits import Deepen, Edit, UnitMap, Widen, check_edits, merge
 from growkit.surgery.fresh import initialise_new_units
 from growkit.surgery.gains import follow_directions
@@ -118,8 +118,8 @@ class Operation:
             self._commit(changes, units, plans)
             new = {e.width: e.new for e in edits if isinstance(e, Widen) and e.new}
             initialise_new_units(self.structure, new, self.seed)
-            renamed = self._deepen([e for e in edits if isinstance(e, Deepen)], plans)
-            moved = self._verified(edits, before, places)
+            renamed, blocks = self._deepen([e for e in edits if isinstance(e, Deepen)], plans)
+            moved = self._verified(edits, before, places, blocks)
             change = Change(tuple(edits), {c.name: c for c in changes}, moved, renamed)
             if then is not None:
                 then(change)
@@ -164,13 +164,17 @@ class Operation:
         resize_modules(self.model, changes, self.structure.plugins, self._undo)
         follow_configuration(self.model, changes, self._undo)
 
-    def _deepen(self, edits: list[Deepen], plans: list[OptimizerPlan]) -> dict[str, str]:
-        """Insert the blocks; return the new names of tensors that moved."""
+    def _deepen(
+        self, edits: list[Deepen], plans: list[OptimizerPlan]
+    ) -> tuple[dict[str, str], list[tuple[str, nn.Module]]]:
+        """Insert the blocks; return the new names of tensors that moved, and what each block follows."""
         renamed: dict[str, str] = {}
+        blocks = []
         for edit in edits:
             held = named_tensors(self.model)
             insertion = insert_block(self.model, edit, self.seed)
             self._undo.append(partial(set_children, insertion.parent, insertion.children))
+            blocks.append((edit.after, insertion.block))
             if insertion.renamed is not None:
                 old, new = insertion.renamed
                 renamed |= {name: new + name[len(old) :] for name in held if name.startswith(old)}
@@ -178,15 +182,20 @@ class Operation:
             fresh = [index for index, (key, _) in enumerate(ordered) if key.startswith(insertion.name + ".")]
             for plan in plans:
                 _enrol(plan, ordered, fresh)
-        return renamed
+        return renamed, blocks
 
     # ------------------------------------------------------------- verifying
 
-    def _verified(self, edits: list[Edit], before: Output, places: Places) -> float:
+    def _verified(
+        self, edits: list[Edit], before: Output, places: Places, blocks: Sequence[tuple[str, nn.Module]]
+    ) -> float:
         """Verify; remember of a width that cannot be widened that it cannot."""
         try:
             try:
-                after = output_of(self.model, self.example)
+                with running(blocks):
+                    after = output_of(self.model, self.example)
+            except SurgeryError:
+                raise
             except Exception as error:
                 raise failed_run(edits, error) from error
             names = ", ".join(map(str, edits))

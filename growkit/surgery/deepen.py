@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from growkit import randomness
 from growkit.errors import SurgeryError
 
-__all__ = ["Deepen", "Deepened", "ResidualBlock", "insert_block", "set_children"]
+__all__ = ["Deepen", "Deepened", "ResidualBlock", "insert_block", "running", "set_children"]
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Deepen:
     `NAME.key` becomes `NAME.0.key`: `Change.renamed` and `Journal.replay` tell. Widths keep their names.
 
     Args:
-        after: qualified name of a module that returns a single tensor.
+        after: qualified name of a module that the forward pass calls and that returns a single tensor.
         kind: "linear" acts on the last axis, "conv1d", "conv2d" and "conv3d" on axis 1 with kernels of 3.
         size: number of features that the module puts out along that axis, at least 1.
         hidden: number of hidden units of a residual block; `size` if None.
@@ -108,6 +109,8 @@ class Deepened(nn.Module):
         try:
             return super().__getattr__(name)
         except AttributeError:
+            if name.startswith("__"):
+                raise  # how to copy or to pickle the module says nothing about this one
             return getattr(super().__getattr__("0"), name)
 
 
@@ -131,12 +134,14 @@ class Insertion(NamedTuple):
         parent: the module whose children changed.
         children: its former children, to roll back.
         name: qualified name of the block.
+        block: the block.
         renamed: former prefix and new prefix of the names of existing tensors, or None if they stay.
     """
 
     parent: nn.Module
     children: list[tuple[str, nn.Module | None]]
     name: str
+    block: nn.Module
     renamed: tuple[str, str] | None
 
 
@@ -164,11 +169,11 @@ def insert_block(model: nn.Module, edit: Deepen, seed: int) -> Insertion:
             new_key += "_deeper"
         pairs = [pair for item in before for pair in ((item, (new_key, block)) if item[0] == key else (item,))]
         set_children(parent, pairs)
-        return Insertion(parent, before, f"{path}.{new_key}".lstrip("."), None)
+        return Insertion(parent, before, f"{path}.{new_key}".lstrip("."), block, None)
     container = Deepened(module, block)
     container.training = module.training
     set_children(parent, [(name, container if name == key else child) for name, child in before])
-    return Insertion(parent, before, f"{edit.after}.1", (edit.after + ".", f"{edit.after}.0."))
+    return Insertion(parent, before, f"{edit.after}.1", block, (edit.after + ".", f"{edit.after}.0."))
 
 
 def _block(edit: Deepen, module: nn.Module, model: nn.Module, seed: int) -> nn.Module:
@@ -183,6 +188,38 @@ def _block(edit: Deepen, module: nn.Module, model: nn.Module, seed: int) -> nn.M
     if reference is not None:
         block.to(device=reference.device, dtype=reference.dtype)
     return block.train(module.training)
+
+
+@contextmanager
+def running(blocks: Sequence[tuple[str, nn.Module]]) -> Iterator[None]:
+    """Demand that the pass inside runs every inserted block.
+
+    Args:
+        blocks: each with the name of the module that it follows.
+
+    Raises:
+        SurgeryError: one did not run.
+    """
+    ran: set[nn.Module] = set()
+
+    def note(block: nn.Module, inputs: Any) -> None:
+        ran.add(block)
+
+    hooks = [block.register_forward_pre_hook(note) for _, block in blocks]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+    idle = [after for after, block in blocks if block not in ran]
+    if idle:
+        raise SurgeryError(
+            f"cannot insert a block after {', '.join(map(repr, idle))}",
+            seen="a block that did not run on the example",
+            expected="a module that the forward pass calls",
+            advice="code that uses the parameters of a module does not call it: name the module around it; or give an "
+            "example that uses it",
+        )
 
 
 def set_children(parent: nn.Module, children: Sequence[tuple[str, nn.Module | None]]) -> None:

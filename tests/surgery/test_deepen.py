@@ -143,3 +143,41 @@ def test_a_block_that_does_not_fit_leaves_everything(edit):
 def test_a_plain_layer_has_no_hidden_units():
     with pytest.raises(SurgeryError, match="describes no block"):
         Deepen("conv", "conv2d", 4, hidden=2, residual=False)
+
+
+def test_a_copy_keeps_the_block_whatever_the_module_says_of_copies():
+    model = nn.Sequential()
+    model.body = Apply(lambda m, x: m.layer(x), layer=nn.utils.parametrizations.weight_norm(nn.Linear(3, 4)))
+    growkit.apply(model, Deepen("body.layer", "linear", 4), example=(torch.randn(2, 3),))
+    nn.init.normal_(model.get_parameter("body.layer.1.outgoing.weight"))
+    copied, x = copy.deepcopy(model), torch.randn(2, 3)
+    assert copied.state_dict().keys() == model.state_dict().keys()
+    assert torch.equal(copied(x), model(x))
+
+
+IDLE = {
+    "parameters that a function uses": (
+        lambda: nn.MultiheadAttention(4, 2, batch_first=True),
+        "out_proj",
+        (torch.randn(2, 5, 4),) * 3,
+    ),
+    "a module that nothing uses": (
+        lambda: Apply(lambda m, x: m.used(x), used=nn.Linear(3, 4), unused=nn.Linear(3, 4)),
+        "unused",
+        (torch.randn(2, 3),),
+    ),
+    "a sequence that is indexed": (
+        lambda: Apply(lambda m, x: m.layers[0](x), layers=nn.Sequential(nn.Linear(3, 4))),
+        "layers.0",
+        (torch.randn(2, 3),),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", IDLE)
+def test_a_block_that_would_never_run_is_refused(case, unchanged):
+    build, after, example = IDLE[case]
+    model = build()
+    optimizer = torch.optim.Adam(model.parameters())
+    with unchanged(model, optimizer), pytest.raises(SurgeryError, match=f"after '{after}'\n.*did not run"):
+        growkit.apply(model, Deepen(after, "linear", 4), example=example, optimizers=[optimizer])
