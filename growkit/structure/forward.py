@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from inspect import Parameter, signature
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
@@ -15,7 +15,7 @@ from growkit import randomness
 from growkit.errors import StructureError
 from growkit.structure.guard import WriteGuard
 
-__all__ = ["Example", "call", "evaluation", "joined", "tensors_in"]
+__all__ = ["Example", "call", "evaluation", "joined", "switched", "tensors_in"]
 
 Example = Sequence[Any] | Mapping[str, Any]
 
@@ -93,13 +93,50 @@ def evaluation(model: nn.Module, example: Example, *, noted: bool = False) -> It
         example: its inputs.
         noted: the caller tells the guard of every operation; otherwise the guard is a mode of its own.
     """
-    modes = [(module, module.training) for module in model.modules()]
     guard = WriteGuard(model, tensors_in(example))
-    model.eval()
+    with ExitStack() as stack:
+        stack.callback(guard.restore)
+        with randomness.isolated(), torch.no_grad():
+            with guard:  # some modules merge their weights on the switch
+                stack.enter_context(switched(model, training=False))
+            with nullcontext() if noted else guard:
+                yield guard
+
+
+@contextmanager
+def switched(model: nn.Module, *, training: bool) -> Iterator[None]:
+    """Switch the model to training or evaluation, and back; what else a module does on the switch is undone, too.
+
+    Raises:
+        StructureError: the model cannot be switched.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    attributes = [(vars(module), dict(vars(module))) for module, _ in modes]
+    changed: list[set[str]] = []
     try:
-        with randomness.isolated(), torch.no_grad(), nullcontext() if noted else guard:
-            yield guard
+        _switch(model, training=training)
+        changed = [{key for key in old.keys() | now.keys() if _differs(old, now, key)} for now, old in attributes]
+        yield
     finally:
-        guard.restore()
-        for module, training in modes:
-            module.training = training
+        for (now, old), keys in zip(attributes, changed, strict=False):  # none if the switch failed
+            for key in keys - old.keys():
+                now.pop(key, None)
+            now.update((key, old[key]) for key in old.keys() & keys)
+        for module, mode in modes:
+            module.training = mode
+
+
+def _switch(model: nn.Module, *, training: bool) -> None:
+    try:
+        model.train() if training else model.eval()
+    except NotImplementedError as error:
+        raise StructureError(
+            f"{type(model).__name__} cannot be switched to {'training' if training else 'evaluation'}",
+            seen=f"{type(error).__name__}: {error}",
+            expected="a model that has both modes",
+            advice="an exported program is a fixed graph: trace the module that it was made from",
+        ) from error
+
+
+def _differs(old: Mapping[str, Any], now: Mapping[str, Any], key: str) -> bool:
+    return key not in old or key not in now or now[key] is not old[key]

@@ -21,11 +21,10 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from growkit.errors import StructureError
 from growkit.structure.calls import SizeMode
 from growkit.structure.dimensions import freeze, leaves
-from growkit.structure.forward import Example, call, evaluation, tensors_in
+from growkit.structure.forward import Example, call, evaluation, switched, tensors_in
 from growkit.structure.hollow import Runner
-from growkit.structure.mirrors import (
-    Attributes,
-)
+from growkit.structure.mirrors import Attributes
+from growkit.structure.questions import asks_for_gradients, asks_for_mode
 from growkit.structure.rules import Rule
 from growkit.structure.tracer import Tracer
 
@@ -81,9 +80,9 @@ def _traced(
         try:
             with tracer, SizeMode(tracer) if remembering else ExitStack():
                 outputs = [call(model, example)]
-                if any(id(parameter) not in tracer.reached for parameter in model.parameters()) or _asks(model):
+                if any(id(parameter) not in tracer.reached for parameter in model.parameters()) or asks_for_mode(model):
                     work = len(tracer.work)
-                    outputs.append(_train_pass(model, example))
+                    outputs.append(_train_pass(tracer, model, example))
                     del tracer.work[work:]  # FLOPs are those of one pass
         except Exception as error:
             raise StructureError(
@@ -128,27 +127,25 @@ def _freeze_power_iterated(tracer: Tracer, model: nn.Module) -> None:
                     freeze(axis.expr, f"is estimated by power iteration in {name!r} while the model trains")
 
 
-# Their own layers and base classes act alike in both modes, as far as sizes go.
-_LIBRARIES = {"torch", "pytorch_lightning", "lightning"}
-
-
-def _asks(model: nn.Module) -> bool:
-    """Say whether some code of the model asks for the mode, so that training may take branches of its own."""
-    kinds = {type(module) for module in model.modules()}
-    bases = {base for kind in kinds for base in kind.__mro__[: kind.__mro__.index(nn.Module)]}
-    bases = {base for base in bases if base.__module__.partition(".")[0] not in _LIBRARIES}
-    codes = (getattr(function, "__code__", None) for base in bases for function in vars(base).values())
-    return any("training" in code.co_names for code in codes if code is not None)
-
-
-def _train_pass(model: nn.Module, example: Example) -> Any:
+def _train_pass(tracer: Tracer, model: nn.Module, example: Example) -> Any:
     """Run the model in training mode; return its output, or None if it wants other inputs then."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.train()
+    gradients = asks_for_gradients(model)
     try:
-        return call(model, example)
+        with switched(model, training=True), _without_graphs(model), torch.set_grad_enabled(gradients):
+            return call(model, example)
     except Exception:
+        tracer.decides = True  # what it would have done after that is not known
         return None
+
+
+@contextmanager
+def _without_graphs(model: nn.Module) -> Iterator[None]:
+    """Detach what a pass leaves behind in attributes, so that the model can still be copied."""
+    before = {id(value) for module in model.modules() for value in vars(module).values()}
+    try:
+        yield
     finally:
-        for module, training in modes:
-            module.training = training
+        for module in model.modules():
+            for key, value in vars(module).items():
+                if isinstance(value, Tensor) and not value.is_leaf and id(value) not in before:
+                    vars(module)[key] = value.detach()

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import warnings
 
 import pytest
 import torch
 import torch.nn.functional as F
-from small_models import Apply
+from small_models import Apply, Residual
 from torch import nn
 
 import growkit
 from growkit.structure import trace
+from growkit.structure.questions import asks_for_mode
 
 X = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
 
@@ -163,3 +166,202 @@ def test_a_note_that_weights_were_rescaled_comes_back_with_them():
     weight = model.head.weight.detach().clone()
     trace(model, X)
     assert (model.done, torch.equal(model.head.weight, weight)) == (False, True)
+
+
+def logged(function):
+    @functools.wraps(function)
+    def wrapped(*args, **kwargs):
+        return function(*args, **kwargs)
+
+    return wrapped
+
+
+def penalty(module, h):
+    return squares(h) if module.training else 0
+
+
+def squares(h):
+    return h.square().sum(1, keepdim=True)
+
+
+class Penalty:
+    def of(self, module, h):
+        return squares(h) if getattr(module, "training") else 0  # noqa: B009
+
+
+class Penalised(nn.Module):
+    """Adds in training what sums over units; subclasses ask for the mode in their own way."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Linear(3, 4), nn.Linear(4, 2)
+
+    def forward(self, x):
+        h = self.body(x)
+        return self.head(h) + self.extra(h)
+
+
+class Decorated(Penalised):
+    @logged
+    def extra(self, h):
+        return squares(h) if self.training else 0
+
+
+class WithoutGradients(Penalised):
+    @torch.no_grad()
+    def extra(self, h):
+        return squares(h) if self.training else 0
+
+
+class Nested(Penalised):
+    def extra(self, h):
+        def inner():
+            return squares(h) if self.training else 0
+
+        return inner()
+
+
+class Helped(Penalised):
+    def extra(self, h):
+        return penalty(self, h)
+
+
+class Delegating(Penalised):
+    def __init__(self) -> None:
+        super().__init__()
+        self.penalty = Penalty()
+
+    def extra(self, h):
+        return self.penalty.of(self, h)
+
+
+class Listing(Penalised):
+    def __init__(self) -> None:
+        super().__init__()
+        self.penalties = [functools.partial(penalty, self)]
+
+    def extra(self, h):
+        return sum(extra(h) for extra in self.penalties)
+
+
+class Answering(Penalised):
+    noisy = property(lambda self: self.training)
+
+    def extra(self, h):
+        return squares(h) if self.noisy else 0
+
+
+class ByName(Penalised):
+    def extra(self, h):
+        return squares(h) if getattr(self, "training") else 0  # noqa: B009
+
+
+class WithGradients(Penalised):
+    def extra(self, h):
+        return squares(h) if torch.is_grad_enabled() else 0
+
+
+class OfGradients(Penalised):
+    def extra(self, h):
+        return squares(h) if h.requires_grad else 0
+
+
+class Flagged(Penalised):
+    noisy = True
+
+    def train(self, mode=True):
+        self.noisy = mode
+        return super().train(mode)
+
+    def extra(self, h):
+        return squares(h) if self.noisy else 0
+
+
+class Exchanging(Penalised):
+    def train(self, mode=True):
+        self.extra = squares if mode else (lambda h: 0)
+        return super().train(mode)
+
+
+def hooked():
+    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+    model[0].register_forward_hook(lambda module, inputs, h: h + squares(h) if module.training else h)
+    return model
+
+
+ASKING = [Decorated, WithoutGradients, Nested, Helped, Delegating, Listing, Answering, ByName, WithGradients]
+ASKING += [OfGradients, Flagged, Exchanging, hooked]
+
+
+@pytest.mark.parametrize("build", ASKING)
+def test_whatever_way_code_asks_for_the_mode_training_counts(build, unchanged):
+    model = build().train()
+    with unchanged(model):
+        structure = trace(model, X)
+    assert "with no weight that could share" in (structure.widths.get("body") or structure["0"]).frozen
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_scripted_code_may_ask_for_the_mode():
+    class Noisy(nn.Module):
+        def forward(self, h):
+            return h + h.square().sum(1, keepdim=True) if self.training else h
+
+    structure = trace(nn.Sequential(nn.Linear(3, 4), torch.jit.script(Noisy()), nn.Linear(4, 2)), X)
+    assert "with no weight that could share" in structure["0"].frozen
+
+
+def test_layers_of_torch_ask_nothing():
+    layers = [nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(), nn.TransformerEncoderLayer(4, 2), nn.GRU(4, 4)]
+    assert not asks_for_mode(nn.Sequential(*layers))
+    assert not asks_for_mode(Residual(nn.Linear(4, 4)))
+
+
+def test_weights_that_the_switch_of_the_mode_merges_come_back(unchanged):
+    class Merging(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.head, self.merged = nn.Linear(3, 4), nn.Linear(4, 2), False
+            self.low = nn.Parameter(torch.ones(4, 1))
+
+        def train(self, mode=True):
+            if self.merged == mode:
+                self.body.weight.data.add_(self.low @ self.low.T[:, :3], alpha=-1 if mode else 1)
+                self.merged = not mode
+            return super().train(mode)
+
+        def forward(self, x):
+            h = self.body(x)
+            return self.head(h if self.merged else h + F.linear(x, self.low @ self.low.T[:, :3]))
+
+    model = Merging()
+    with unchanged(model):
+        trace(model, X)
+
+
+def test_a_pass_in_training_mode_leaves_no_graph_behind():
+    class Remembering(Penalised):
+        def extra(self, h):
+            self.penalty = h.square().mean() if h.requires_grad else h.mean()
+            return 0
+
+    model = Remembering()
+    trace(model, X)
+    copy.deepcopy(model)
+
+
+def test_what_training_would_have_used_freezes_where_training_wants_other_inputs():
+    class Detector(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.neck, self.head = nn.Linear(3, 4), nn.Linear(4, 6), nn.Linear(6, 2)
+            self.aux = nn.Linear(4, 5)
+
+        def forward(self, x, targets=None):
+            h = self.body(x)
+            y = self.head(self.neck(h))
+            return F.cross_entropy(y, targets) + F.cross_entropy(self.aux(h), targets) if self.training else y
+
+    structure = trace(Detector(), X)
+    assert structure["body"].frozen == "may also run through 'aux.weight', which the model did not use on this example"
+    assert structure["neck"].frozen is None
