@@ -9,12 +9,14 @@ Beside it, a `TorchFunctionMode` lets tensors and modules answer with sizes that
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrizations import _SpectralNorm
 from torch.nn.utils.spectral_norm import SpectralNorm
 
@@ -45,8 +47,9 @@ def trace_model(model: nn.Module, example: Example, rules: Mapping[Any, Rule] | 
         The tracer, its constraints not solved yet.
 
     Raises:
-        StructureError: the forward pass itself failed.
+        StructureError: the forward pass itself failed, or the model or an input has no sizes to trace.
     """
+    _check_sizes(model, example)
     try:
         tracer = _traced(model, example, rules, remembering=True, values=False)
         if not tracer.runner.lacking:
@@ -65,8 +68,7 @@ def _traced(
 ) -> Tracer:
     tracer = Tracer(model, rules, Runner(tensors_in(example), values=values))
     _freeze_power_iterated(tracer, model)
-    named = example.items() if isinstance(example, Mapping) else enumerate(example)
-    for name, value in named:
+    for name, value in _inputs(example).items():
         for tensor in tensors_in(value):
             reasons = [f"is axis {axis} of the model's input {name}" for axis in range(tensor.dim())]
             tracer[tensor] = [tracer.extent(n, why) for n, why in zip(tensor.shape, reasons, strict=True)]
@@ -87,7 +89,7 @@ def _traced(
         except Exception as error:
             raise StructureError(
                 f"the forward pass of {type(model).__name__} failed while it was traced, in {tracer.where}",
-                seen=f"{type(error).__name__}: {error}",
+                seen=f"{type(error).__name__}: {_readable(error)}",
                 expected="a forward pass that runs on the example inputs in evaluation mode",
                 advice="call the model on the example yourself first; give keyword inputs as a dict",
             ) from error
@@ -99,6 +101,37 @@ def _traced(
                 symbol.open_ended = symbol.open_ended or f"is axis {index} of the model's output"
     tracer.settle(model, attributes)
     return tracer
+
+
+def _readable(error: Exception) -> str:
+    """Return the message of an error, without what torch advises the authors of modes."""
+    text = str(error)
+    unknown = re.match(r"There was no rule registered for HigherOrderOperator (\w+) ", text)
+    return f"the higher-order operator {unknown[1]} has no dimension rule" if unknown else text
+
+
+def _check_sizes(model: nn.Module, example: Example) -> None:
+    """Refuse what has no sizes: lazy parameters and nested tensors."""
+    held = [*model.named_parameters(), *model.named_buffers()]
+    lazy = next((name for name, tensor in held if is_lazy(tensor)), None)
+    if lazy is not None:
+        raise StructureError(
+            f"cannot trace {type(model).__name__}: {lazy!r} has no shape yet",
+            seen="a lazy layer that no input has reached",
+            expected="parameters and buffers that are initialised",
+            advice="call the model on the example once, then trace it",
+        )
+    if any(tensor.is_nested for value in _inputs(example).values() for tensor in tensors_in(value)):
+        raise StructureError(
+            f"cannot trace {type(model).__name__} on a nested tensor",
+            seen="an input whose rows have different lengths",
+            expected="inputs with one size an axis",
+            advice="pad the example, as by torch.nested.to_padded_tensor; widths do not depend on lengths",
+        )
+
+
+def _inputs(example: Example) -> dict[Any, Any]:
+    return dict(example.items() if isinstance(example, Mapping) else enumerate(example))
 
 
 @contextmanager

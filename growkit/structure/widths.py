@@ -142,7 +142,7 @@ class Structure:
             if direction in names and gain in names
         ]
         self.results: Sequence[Sequence[Axis]] = tracer.results
-        self._work = [(flops / math.prod(axis.expr.size for axis in axes), axes) for flops, axes in tracer.work]
+        self._work = [(flops / max(math.prod(axis.expr.size for axis in axes), 1), axes) for flops, axes in tracer.work]
         self._samples = samples
         self.axes: dict[str, list[Axis]] = {}
         self._fixed_parameters = 0

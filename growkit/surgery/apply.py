@@ -98,6 +98,7 @@ class Operation:
         """Make the edits, verify them, and run `then` on the change; put everything back if anything fails."""
         edits = merge(edit if isinstance(edit, Sequence) else [edit])
         check_edits(self.structure, edits, exact=self.exact)
+        self._check_data()
         units = {
             self.structure[e.width].symbol: e.unit_map(self.structure[e.width])
             for e in edits
@@ -130,6 +131,16 @@ class Operation:
         return change
 
     # ------------------------------------------------------------- planning
+
+    def _check_data(self) -> None:
+        empty = next((name for name, tensor in self.structure.tensors.items() if tensor.is_meta), None)
+        if empty is not None:
+            raise SurgeryError(
+                f"cannot edit {type(self.model).__name__}: {empty!r} has no data",
+                seen="a tensor on the meta device",
+                expected="parameters and buffers with values, which an edit carries over",
+                advice="build or load the model on a real device first; a trace alone needs no data",
+            )
 
     def _plan(self, units: dict[Symbol, UnitMap]) -> list[ParamChange]:
         named = self.structure.tensors

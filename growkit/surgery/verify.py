@@ -41,10 +41,16 @@ def output_of(model: nn.Module, example: Example) -> Output:
     """Run the model in evaluation mode, leaving no trace in it."""
     with evaluation(model, example):
         output = call(model, example)
-        tensors = [torch.view_as_real(t).clone() if t.is_complex() else t.clone() for t in tensors_in(output)]
+        tensors = [_numbers(tensor).clone() for tensor in tensors_in(output)]
     leaves_, form = tree_flatten(output)
     numbers = [torch.tensor(x, dtype=torch.float64) for x in leaves_ if isinstance(x, (bool, int, float))]
     return Output([*tensors, *numbers], f"{form} of {', '.join(type(leaf).__name__ for leaf in leaves_)}")
+
+
+def _numbers(tensor: Tensor) -> Tensor:
+    """Return a tensor as one that is dense and real."""
+    dense = tensor if tensor.layout == torch.strided else tensor.to_dense()
+    return torch.view_as_real(dense) if dense.is_complex() else dense
 
 
 def places_of(results: Sequence[Sequence[Axis]], units: Mapping[Symbol, UnitMap]) -> Places:

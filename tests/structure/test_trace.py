@@ -783,3 +783,48 @@ def test_the_text_of_a_structure_lists_sizes_and_reasons():
         "  0.weight[1]: 3 (frozen: is axis 1 of the model's input 0)",
         "  1: 2 (frozen: is axis 1 of the model's output)",
     ]
+
+
+# ------------------------------------------------------------------ what has no sizes
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+@pytest.mark.parametrize(("batch", "units"), [(0, 4), (2, 0)])
+def test_an_operation_on_nothing_costs_nothing(batch, units):
+    structure = trace(nn.Sequential(nn.Linear(3, units), nn.Linear(units, 2)), torch.randn(batch, 3))
+    assert structure["0"].size == units
+    assert structure.flops() == 0
+
+
+def conditional(m, x):
+    return torch.cond(x.sum() > 0, lambda h: h.relu(), lambda h: h.tanh(), (m.first(x),))
+
+
+LACKING = {
+    "lazy": (lambda: nn.Sequential(nn.LazyLinear(4)), torch.randn(2, 3), "'0.weight' has no shape yet"),
+    "lazy buffers": (lambda: nn.LazyBatchNorm1d(affine=False), torch.randn(2, 3), "'running_mean' has no shape yet"),
+    "nested": (
+        lambda: nn.Linear(3, 4),
+        torch.nested.nested_tensor([torch.randn(2, 3), torch.randn(4, 3)], layout=torch.jagged),
+        "nested tensor",
+    ),
+    "exported": (
+        lambda: torch.export.export(nn.Linear(3, 4), (torch.randn(2, 3),)).module(),
+        torch.randn(2, 3),
+        "GraphModule cannot be switched to evaluation",
+    ),
+    "conditional": (
+        lambda: Apply(conditional, first=nn.Linear(3, 4)),
+        torch.randn(2, 3),
+        "the higher-order operator cond has no dimension rule\n",
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", LACKING)
+def test_what_cannot_be_traced_is_refused_in_words(name):
+    build, x, words = LACKING[name]
+    with pytest.raises(StructureError, match=words) as caught:
+        trace(build(), x)
+    assert "0x" not in str(caught.value)

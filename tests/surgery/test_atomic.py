@@ -381,3 +381,16 @@ def test_errors_survive_pickling():
     again = pickle.loads(pickle.dumps(caught.value))
     assert type(again) is StructureError
     assert (str(again), again.advice) == (str(caught.value), caught.value.advice)
+
+
+def test_a_model_without_data_is_refused():
+    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2)).to("meta")
+    with pytest.raises(SurgeryError, match=r"'0.weight' has no data"):
+        apply(model, Widen("0", (0,)), example=(torch.randn(2, 3, device="meta"),))
+
+
+@pytest.mark.parametrize("form", [Tensor.to_sparse, Tensor.to_sparse_csr], ids=["coordinates", "rows"])
+@pytest.mark.filterwarnings("ignore:Sparse CSR")
+def test_sparse_outputs_are_compared(form):
+    model = Apply(lambda m, x: form(m.last(m.first(x))), first=nn.Linear(3, 4), last=nn.Linear(4, 2))
+    assert apply(model, Widen("first", (0,)), example=example()).moved <= 1e-6
