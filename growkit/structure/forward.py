@@ -98,7 +98,7 @@ def evaluation(model: nn.Module, example: Example, *, noted: bool = False) -> It
         stack.callback(guard.restore)
         with randomness.isolated(), torch.no_grad():
             with guard:  # some modules merge their weights on the switch
-                stack.enter_context(switched(model, training=False))
+                _switch(model, training=False)
             with nullcontext() if noted else guard:
                 yield guard
 

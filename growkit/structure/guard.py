@@ -75,19 +75,24 @@ _DEEPEST, _LONGEST = 4, 256
 def _memories(modules: Iterable[nn.Module]) -> Iterator[Callable[[], Any]]:
     """Yield what puts the attributes of modules back, and what stands in containers among them."""
     seen: set[int] = set()
-    empty: list[dict[Any, Any]] = []  # most of those that a module has, hooks above all
+    empty: list[Any] = []  # most of those that a module has, hooks above all
     for module in modules:
         yield partial(_reset_dict, vars(module), dict(vars(module)))
-        for value in vars(module).values():
-            if type(value) in (dict, OrderedDict) and not value:
+        for key, value in vars(module).items():
+            kind = type(value)
+            if kind in _PLAIN:
+                continue
+            if kind in _CONTAINERS and not value:
                 empty.append(value)
-            elif type(value) not in _PLAIN:
+            elif key in _HELD:
+                yield partial(_reset_dict, value, dict(value))
+            else:
                 yield from _remember(value, seen, _DEEPEST)
     yield partial(_empty, empty)
 
 
 def _remember(value: Any, seen: set[int], depth: int) -> Iterator[Callable[[], Any]]:
-    if type(value) in _PLAIN or depth == 0 or id(value) in seen or isinstance(value, (Tensor, nn.Module, type)):
+    if depth == 0 or id(value) in seen or isinstance(value, (Tensor, nn.Module, type)):
         return
     seen.add(id(value))
     children: Iterable[Any] = ()
@@ -106,13 +111,16 @@ def _remember(value: Any, seen: set[int], depth: int) -> Iterator[Callable[[], A
     elif isinstance(held := getattr(value, "__dict__", None), dict) and not callable(value):
         yield from _remember(held, seen, depth)
     for child in children if len(children) <= _LONGEST else ():  # type: ignore[arg-type]
-        yield from _remember(child, seen, depth - 1)
+        if type(child) not in _PLAIN:
+            yield from _remember(child, seen, depth - 1)
 
 
 _PLAIN = {bool, int, float, complex, str, bytes, type(None)}
+_CONTAINERS = {dict, OrderedDict, set, list}
+_HELD = {"_parameters", "_buffers", "_modules"}
 
 
-def _empty(filled: Iterable[dict[Any, Any]]) -> None:
+def _empty(filled: Iterable[Any]) -> None:
     for each in filled:
         if each:
             each.clear()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from types import CellType, CodeType, FunctionType, MethodType, ModuleType
@@ -83,9 +84,17 @@ def _words_of(code: CodeType) -> tuple[frozenset[str], frozenset[str]]:
 _PLAIN = (bool, int, float, str, list, tuple, dict, set, torch.Tensor, nn.Module, ModuleType, type(None))
 
 
+_SIMPLE = {bool, int, float, str, type(None)}
+_CONTAINERS = {dict, OrderedDict, list, tuple, set}
+_HELD = {"_parameters", "_buffers", "_modules"}
+
+
 def _attached(module: nn.Module) -> Iterator[Any]:
     """Yield what an instance brings beside its class: hooks, functions and helpers."""
-    for value in vars(module).values():
+    for key, value in vars(module).items():
+        kind = type(value)
+        if kind in _SIMPLE or key in _HELD or (kind in _CONTAINERS and not value):
+            continue  # most attributes, and quickly told
         if isinstance(value, (list, tuple, dict)):
             children = value.values() if isinstance(value, dict) else value
             yield from (child for child in children if callable(child) and not isinstance(child, nn.Module))
