@@ -6,7 +6,7 @@ convolutions and matrix products; where the model does look, the trace runs agai
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence, Set
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
 import torch
@@ -54,26 +54,33 @@ class Runner:
         if self._values:
             return func(*args, **kwargs)
         facts = facts_of(func)
-        operands = [*args, *kwargs.values()]
         # The identity of a storage that was freed comes again, perhaps as that of a number in the code.
-        from_data = facts.packet is not aten.lift_fresh and _among(self._data, operands)
-        if not from_data:
+        storages = [] if facts.packet is aten.lift_fresh else _storages([*args, *kwargs.values()])
+        if self._data.isdisjoint(storages):
             out = func(*args, **kwargs)
-            for tensor in _tensors_in(out):
-                self._data.discard(storage_of(tensor))
-                self._hollow.discard(storage_of(tensor))
+            self._data.difference_update(made := _storages(out))
+            self._hollow.difference_update(made)
             return out
         if facts.decides or facts.foreign or facts.packet in _LOOKING:
-            self.look(_masks_in(args) if facts.packet is aten.index else operands)
-        out, tainted = self._stand_in(facts.packet, args, kwargs, operands)
+            self.look(_masks_in(args) if facts.packet is aten.index else [args, *kwargs.values()])
+        out = hollow(facts.packet, args) if not kwargs else None
+        tainted = out is not None or not self._hollow.isdisjoint(storages)
+        if tainted and out is None and not kwargs and not self._hollow.isdisjoint(_storages(args[0])):
+            out = passed_on(facts.packet, args)
         if out is None:
             out = func(*args, **kwargs)
-        for tensor in (*_tensors_in(out), *written(func, args, kwargs)):
-            if tainted and storage_of(tensor) is None:
-                self._stop()  # it could not be told from one that was computed
-            self._data.add(storage_of(tensor))
-            (self._hollow.add if tainted else self._hollow.discard)(storage_of(tensor))
+        self._mark([*_storages(out), *_storages(written(func, args, kwargs))], tainted=tainted)
         return out
+
+    def _mark(self, storages: list[int | None], *, tainted: bool) -> None:
+        """Note what storages depend on, now that they hold a result."""
+        self._data.update(storages)
+        if not tainted:
+            self._hollow.difference_update(storages)
+        elif None in storages:
+            self._stop()  # it could not be told from one that was computed
+        else:
+            self._hollow.update(storages)
 
     def look(self, values: Any) -> None:
         """Stop the pass if values are looked at that were not computed.
@@ -81,36 +88,27 @@ class Runner:
         Raises:
             ValuesNeeded: they were not.
         """
-        if self._hollow and _among(self._hollow, values):
+        if self._hollow and not self._hollow.isdisjoint(_storages(values)):
             self._stop()
 
     def _stop(self) -> NoReturn:
         self.lacking = True
         raise ValuesNeeded
 
-    def _stand_in(
-        self, packet: Any, args: tuple[Any, ...], kwargs: dict[str, Any], operands: list[Any]
-    ) -> tuple[Any, bool]:
-        """Return the stand-in for a result, if it has one, and whether the result depends on stand-ins."""
-        out = hollow(packet, args) if not kwargs else None
-        if out is not None:
-            return out, True
-        tainted = bool(self._hollow) and _among(self._hollow, operands)
-        if tainted and not kwargs and _among(self._hollow, args[0]):
-            out = passed_on(packet, args)
-        return out, tainted
 
-
-def _among(storages: Set[int | None], value: Any) -> bool:
+def _storages(value: Any) -> list[int | None]:
+    """Return the identities of the storages of the tensors in a value."""
     if isinstance(value, Tensor):
-        return storage_of(value) in storages
-    return isinstance(value, (list, tuple)) and any(_among(storages, child) for child in value)
-
-
-def _tensors_in(value: Any) -> list[Tensor]:
-    if isinstance(value, Tensor):
-        return [value]
-    return [t for child in value for t in _tensors_in(child)] if isinstance(value, (list, tuple)) else []
+        return [storage_of(value)]
+    if not isinstance(value, (list, tuple)):
+        return []
+    found: list[int | None] = []
+    for child in value:
+        if isinstance(child, Tensor):
+            found.append(storage_of(child))
+        elif isinstance(child, (list, tuple)):
+            found += _storages(child)
+    return found
 
 
 # Operations that look at values without saying so.
