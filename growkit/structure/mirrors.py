@@ -218,6 +218,23 @@ class Attributes:
                 if isinstance(symbol, Symbol) and symbol not in known and known.intersection(leaves(expr)):
                     symbol.bound = expr
 
+    def unread(self, sizes: Sequence[tuple[nn.Module, Expr]], known: set[Symbol]) -> Iterator[Mirror]:
+        """Yield attributes that the pass did not use, but that have a certain size in all modules of their class.
+
+        Args:
+            sizes: modules, each with the size.
+            known: the symbols of all parameters and buffers.
+        """
+        tags = {(id(owner), key): tag for owner, key, _, tag in self._tagged if isinstance(tag, Size)}
+        for module, expr in sizes:
+            alike = [(other, size) for other, size in sizes if type(other) is type(module)]
+            for key in vars(module):
+                tag = tags.get((id(module), key))
+                if tag is None or _repeated(tag, known) is not None or not known.intersection(leaves(expr)):
+                    continue
+                if all(tags.get((id(other), key)) == int(size.size) for other, size in alike):
+                    yield Mirror(module, key, (expr,))
+
     def unexplained(self, known: set[Symbol]) -> Iterator[tuple[Expr, str]]:
         """Yield sizes whose value went into the computation as a number, other than to scale scores, and where."""
         for size, under_way in self._log.reads:

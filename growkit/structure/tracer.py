@@ -87,6 +87,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._stack: list[nn.Module] = []
         self.log = Log(self._stack)
         self._rules = {**RULES, **(rules or {})}
+        self._repeats: list[tuple[nn.Module, Axis]] = []
         self._scores: list[tuple[Constraint, object]] = []
         modules = dict(model.named_modules())
         self._names = {id(module): name for name, module in modules.items()}
@@ -295,6 +296,14 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if id(module) in self._names and agrees(module, attribute, axes, several=several):
             self.mirrors.append(Mirror(module, attribute, [axis.expr for axis in axes], several))
 
+    def repeat(self, axis: Axis) -> None:
+        """Note that keys and values of one head serve this many heads of queries in the module under way.
+
+        Its code has a number for that, which it may read on another path than that of the example only.
+        """
+        if self._stack:
+            self._repeats.append((self._stack[-1], axis))
+
     def in_module(self, kind: type[nn.Module]) -> bool:
         """Say whether the module under way is of a kind."""
         return bool(self._stack) and isinstance(self._stack[-1], kind)
@@ -420,6 +429,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         }
         if attributes is not None:
             self.mirrors.extend(attributes.mirrors(known))
+            self.mirrors.extend(attributes.unread([(module, axis.expr) for module, axis in self._repeats], known))
             for constraint, place in self._scores:
                 self._scale(constraint, *attributes.root_of(constraint.axes[0].expr, place))
             for expr, kind in attributes.unexplained(known):

@@ -49,6 +49,7 @@ def _meet(tracer: Tracer, q: Axis, k: Axis, v: Axis) -> Axis:
     size = q.expr.size
     if k.expr.size == 1 and size > 1:
         tracer.freeze(k, "repeats it along a longer axis")
+        tracer.repeat(q)
         return q
     if size == 1 and k.expr.size > 1:
         tracer.freeze(q, "repeats it along a longer axis")
@@ -61,6 +62,7 @@ def _meet(tracer: Tracer, q: Axis, k: Axis, v: Axis) -> Axis:
     tracer.unify(q, shared)
     tracer.constrain("same", v, shared)
     each = Axis(repeats)
+    tracer.repeat(each)
     tracer.constrain("copies", each)
     tracer.constrain("same", each, shared)
     return shared
