@@ -1,0 +1,101 @@
+"""Other inputs may take other paths than the example: what they would meet is refused, or follows."""
+
+import pytest
+import torch
+from torch import nn
+from zoo.catalogue import BY_NAME
+from zoo.check import model_of
+
+import growkit
+
+
+class Net(nn.Module):
+    """Two layers, and others that the example does not reach."""
+
+    def __init__(self, forward):
+        super().__init__()
+        self.first, self.last, self.other = nn.Linear(3, 4), nn.Linear(4, 5), nn.Linear(4, 5)
+        self.flat, self.many = nn.Linear(4 * 6, 5), nn.ModuleList(nn.Linear(4, 5) for _ in range(4))
+        self.run = forward
+
+    def forward(self, x, choice=None):
+        return self.run(self, x, choice)
+
+
+UNREACHED = {
+    "a length": lambda m, x, c: (m.last if x.shape[1] <= 8 else m.other)(m.first(x)),
+    "a length that is equal": lambda m, x, c: (m.other if x.shape[1] == 9 else m.last)(m.first(x)),
+    "an optional input": lambda m, x, c: (m.last if c is None else m.other)(m.first(x)),
+    "a value": lambda m, x, c: (m.last if x.mean() < 100 else m.other)(m.first(x)),
+    "a list of numbers": lambda m, x, c: sum(m.many[int(i > 1e9)](m.first(x)) for i in x[0, 0].tolist()),
+    "a flattened width": lambda m, x, c: m.last(m.first(x)) if x.mean() < 100 else m.flat(m.first(x).flatten(1)),
+}
+CUTS = {
+    "chunks": lambda m, x, h: sum(m.last(c.amax(1)) for c in h.split(h.shape[-1], 1)),
+    "a window": lambda m, x, h: m.last(h[:, -h.shape[-1] :]).mean(1),
+    "a band": lambda m, x, h: m.last(torch.ones(x.shape[1], x.shape[1], dtype=x.dtype).tril(h.shape[-1]) @ h),
+    "the top": lambda m, x, h: m.last(h.topk(min(h.shape[-1], h.shape[1]), 1)[0]).mean(1),
+    "a pool": lambda m, x, h: m.last(nn.functional.max_pool1d(h.transpose(1, 2), h.shape[-1], ceil_mode=True).mean(-1)),
+    "a comparison": lambda m, x, h: m.last(h) * (2 if x.shape[1] > h.shape[-1] else 1),
+    "a comparison with values": lambda m, x, h: m.last(m.first(torch.where(x > h.shape[-1], -x, x))),
+    "a remainder": lambda m, x, h: m.last(m.first(x % h.shape[-1])),
+    "a bound": lambda m, x, h: m.last(m.first(x.clamp_max(h.shape[-1]))),
+}
+
+
+@pytest.mark.parametrize("forward", UNREACHED.values(), ids=UNREACHED.keys())
+def test_widths_that_may_run_through_what_was_not_reached_are_frozen(forward):
+    torch.manual_seed(0)
+    width = growkit.trace(Net(forward), torch.randn(2, 6, 3))["first"]
+    assert "may also run through" in (width.frozen or "")
+    assert width.advice == "trace the model on an example that uses it"
+
+
+def test_a_parameter_that_no_input_can_reach_freezes_nothing():
+    class Dead(Net):
+        def forward(self, x):
+            return self.last(self.first(x))
+
+    assert growkit.trace(Dead(None), torch.randn(2, 6, 3))["first"].frozen is None
+
+
+def test_what_experts_share_is_frozen_and_no_more():
+    class Experts(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last, self.side = nn.Linear(3, 4), nn.Linear(4, 5), nn.Linear(3, 6)
+            self.out = nn.Linear(6, 5)
+            self.experts = nn.ModuleList(nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 4)) for _ in range(3))
+
+        def forward(self, x):
+            h = self.first(x)
+            for index, expert in enumerate(self.experts):
+                if (index * x.abs().sum()) < 1:
+                    h = h + expert(h)
+            return self.last(h) + self.out(self.side(x))
+
+    structure = growkit.trace(Experts(), torch.randn(2, 3))
+    assert "may also run through" in structure["first"].frozen
+    assert structure["side"].frozen is None
+    assert structure["experts.0.0"].frozen is None
+
+
+@pytest.mark.parametrize("forward", CUTS.values(), ids=CUTS.keys())
+def test_units_whose_number_cuts_or_bounds_data_are_frozen(forward):
+    torch.manual_seed(0)
+    model = Net(lambda m, x, _: forward(m, x, m.first(x)))
+    assert growkit.trace(model, torch.randn(2, 3, 3))["first"].frozen
+
+
+@pytest.mark.parametrize("name", ["llama", "mistral"])
+def test_query_heads_of_one_key_follow_on_paths_that_the_example_does_not_take(name):
+    pytest.importorskip("transformers")
+    model = model_of(BY_NAME[f"hugging face {name}"])
+    ids, mask = torch.randint(3, 11, (2, 7), generator=torch.Generator().manual_seed(0)), torch.ones(2, 7).long()
+    mask[0, :3] = 0
+    before = model(input_ids=ids, attention_mask=mask).logits
+    widths = [w for w in growkit.trace(model, input_ids=ids).growable if "self_attn" in w.name]
+    assert widths
+    for width in widths:
+        growkit.apply(model, growkit.Widen(width.name, range(width.size)), example={"input_ids": ids})
+        torch.testing.assert_close(model(input_ids=ids, attention_mask=mask).logits, before, rtol=1e-9, atol=1e-9)
