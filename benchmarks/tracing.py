@@ -274,9 +274,10 @@ def main() -> None:
         "## The time of an edit",
         "The transformer of 12 layers with free heads and Adam state. Its 36 widths that can grow, the heads, the head "
         "size and the hidden units of each layer, grow by a quarter at once; the width of the stream is normalised and "
-        "cannot. Apply includes its own trace and two probes. Bare copies: one `index_select` for each axis that "
-        "changes, of each changed parameter and of its two moments.",
-        "\n".join([*head, *edits(), *edits(tokens=8)]),
+        "cannot. Apply includes its own trace and two probes, which depend on the example: the more tokens, the more "
+        "they cost. Bare copies: one `index_select` for each axis that changes, of each changed parameter and of its "
+        "two moments.",
+        "\n".join([*head, *edits(tokens=2), *edits(tokens=8), *edits()]),
     ]
     text = "\n\n".join(sections) + "\n"
     paths = [argument for argument in sys.argv[1:] if not argument.startswith("--")]
