@@ -172,17 +172,17 @@ def _ordered(facts: Iterable[Facts]) -> list[Facts]:
 
 def _show_reasons(change: str, meaning: str, facts: Sequence[Facts], console: Console) -> None:
     reasons: dict[tuple[str, ...], list[tuple[str, None]]] = {}
-    advices: dict[tuple[str, ...], str | None] = {}
+    help_for: dict[tuple[str, ...], str | None] = {}
     for entry in facts:
         if entry.reasons:
             reasons.setdefault(entry.reasons, []).append((entry.width.name, None))
-            advices[entry.reasons] = entry.width.advice if change != "outputs" else None  # the meaning says it
+            help_for[entry.reasons] = entry.width.advice if change != "outputs" else None  # the meaning says it
     if not reasons:
         return
     console.print(Text.assemble((change, "bold"), f": {meaning}"))
     helped: dict[str | None, list[tuple[str, ...]]] = {}
     for why in reasons:
-        helped.setdefault(advices[why], []).append(why)
+        helped.setdefault(help_for[why], []).append(why)
     for advice, alike in helped.items():
         for why in alike:
             _show(", ".join(name for name, _ in gather(reasons[why])), 2, console)
