@@ -79,9 +79,8 @@ def _distribute(merged: Product, joined: Concat, where: str) -> None:
     """Match a product with a concatenation: the parts are stretches of the product's slowest factor."""
     lead, rest = resolve(merged.factors[0]), product(merged.factors[1:])
     counts = [part.size // rest.size for part in joined.parts]
-    if not isinstance(lead, Symbol) or any(
-        part.size != n * rest.size for part, n in zip(joined.parts, counts, strict=True)
-    ):
+    fits = all(part.size == n * rest.size for part, n in zip(joined.parts, counts, strict=True))
+    if not isinstance(lead, Symbol) or not fits or lead in leaves(joined):
         _give_up(merged, joined, where)
         return
     if 1 in counts and not lead.extent:

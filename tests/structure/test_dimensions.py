@@ -400,3 +400,10 @@ def test_unified_concatenations_lay_their_units_out_alike(sizes, data):
     for leaf in leaves(left):
         assert leaf.frozen is None
         assert torch.equal(unit_positions(left, leaf), unit_positions(right, leaf))
+
+
+def test_a_size_that_would_consist_of_itself_is_given_up():
+    units, rest, other = Symbol(4), Symbol(2), Symbol(4)
+    unify(product((units, rest)), concat((units, other)), "here")
+    assert "cannot reconcile (4 x 2 and 4 + 4)" in units.frozen
+    assert units.size == 4
