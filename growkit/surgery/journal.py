@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -64,8 +65,8 @@ class Journal:
         self.entries.append(Entry(edits, note))
 
     def append(self, change: Change) -> None:
-        """Record what `growkit.apply` did: the edits, and how far they moved the output of the model."""
-        self.record(*change.edits, moved=change.moved)
+        """Record what `growkit.apply` did: the edits, the new shapes, and how far the output of the model moved."""
+        self.record(*change.edits, moved=change.moved, shapes=_shapes(change))
 
     def to_json(self) -> str:
         """Return the journal as JSON."""
@@ -107,17 +108,36 @@ class Journal:
             model.
 
         Raises:
-            SurgeryError: an edit does not fit the model. The edits before it stay applied.
+            SurgeryError: an edit does not fit the model, or gives it other shapes than those recorded. The edits
+                before it stay applied.
 
         Cost: a trace and two forward passes for each entry, and the copies that the edits need.
         """
         renamed: dict[str, str] = {}
         for entry in self.entries:
             # Traced anew each time: a size of 1 may mean something else than the size before.
-            change = Operation(trace_example(model, example, plugins), example, exact=False).perform(entry.edits)
+            operation = Operation(trace_example(model, example, plugins), example, exact=False)
+            change = operation.perform(entry.edits, then=partial(_compare, entry))
             moved = dict(change.renamed)
             renamed = {name: moved.pop(now, now) for name, now in renamed.items()} | moved
         return renamed
+
+
+def _shapes(change: Change) -> dict[str, list[int]]:
+    return {name: list(parameter.new.shape) for name, parameter in change.parameters.items()}
+
+
+def _compare(entry: Entry, change: Change) -> None:
+    """Refuse a replayed edit that means something else: a name may stand for another width of another model."""
+    recorded, made = entry.note.get("shapes"), _shapes(change)
+    if recorded is not None and recorded != made:
+        name = next(name for name in (*recorded, *made) if recorded.get(name) != made.get(name))
+        raise SurgeryError(
+            "the journal does not fit this model",
+            seen=f"{', '.join(map(str, entry.edits))} makes {name!r} {made.get(name, 'keep its shape')}",
+            expected=f"{recorded.get(name, 'no change of it')}, as recorded",
+            advice="build the model, and choose the example, as they were when the journal began",
+        )
 
 
 def _unreadable(seen: str) -> SurgeryError:

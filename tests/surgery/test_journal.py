@@ -378,3 +378,16 @@ def test_parameters_that_stood_there_keep_their_places_in_the_state_of_the_optim
     model(torch.randn(5, 3)).sum().backward()
     optimizer.step()
     assert all(p in optimizer.state for p in named.values())
+
+
+def test_a_journal_of_another_model_is_refused_before_it_changes_anything():
+    journal, other = Journal(), nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 2))
+    journal.append(apply(network(), Widen("0", (0,)), example=PROBE))
+    assert journal == Journal.from_json(journal.to_json())
+    fitting = network()
+    journal.replay(fitting, example=PROBE)
+    assert fitting[0].out_features == 5
+    with pytest.raises(SurgeryError, match="does not fit this model") as caught:
+        journal.replay(other, example=PROBE)
+    assert "makes '0.weight' [6, 3]" in caught.value.seen
+    assert other[0].out_features == 5

@@ -97,7 +97,8 @@ def test_how_far_the_output_moved_is_recorded():
     change = growkit.apply(model, Narrow("0", (0, 1, 3)), example=(X,), exact=False)
     journal.append(change)
     assert change.moved > 0
-    assert [dict(entry.note) for entry in journal.entries] == [{"moved": change.moved}]
+    shapes = {name: list(parameter.new.shape) for name, parameter in change.parameters.items()}
+    assert [dict(entry.note) for entry in journal.entries] == [{"moved": change.moved, "shapes": shapes}]
     assert journal.edits == (Narrow("0", (0, 1, 3)),)
 
 
