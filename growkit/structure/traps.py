@@ -53,7 +53,9 @@ class Traps:
     def sprung(self, packet: Any, args: tuple[Any, ...], kwargs: dict[str, Any], tensor: Tensor) -> Trap | None:
         """Return the trap that an operation springs by its use of a tensor, if any."""
         trap = self.at(tensor)
-        spares = trap is not None and trap.norm and (_scales(packet, args, tensor) or _divides(packet, args, kwargs))
+        spares = (
+            trap is not None and trap.norm and (_scales(packet, args, tensor) or _divides(packet, args, kwargs, tensor))
+        )
         return None if spares else trap
 
     def at(self, tensor: Tensor) -> Trap | None:
@@ -68,19 +70,8 @@ class Traps:
             self._traps[out] = trap
 
 
-_SCALES = {
-    *(
-        aten.clamp,
-        aten.clamp_min,
-        aten.clamp_min_,
-        aten.expand,
-        aten.clone,
-        aten.alias,
-        aten.detach,
-        aten.mul,
-        aten.div,
-    ),
-}
+_SCALES = {aten.clamp, aten.clamp_min, aten.clamp_min_, aten.expand, aten.clone, aten.alias, aten.detach}
+_SCALES |= {aten.mul, aten.div}
 
 
 def _scales(packet: Any, args: tuple[Any, ...], tensor: Any) -> bool:
@@ -89,6 +80,7 @@ def _scales(packet: Any, args: tuple[Any, ...], tensor: Any) -> bool:
     return packet in _SCALES and args[0] is tensor and not others
 
 
-def _divides(packet: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Say whether an operation divides a tensor by another one, entry by entry."""
-    return packet is aten.div and all(isinstance(x, Tensor) and x.dim() for x in args) and not kwargs
+def _divides(packet: Any, args: tuple[Any, ...], kwargs: dict[str, Any], tensor: Tensor) -> bool:
+    """Say whether an operation divides another tensor by this one, entry by entry."""
+    by_it = packet is aten.div and args[1] is tensor and not kwargs
+    return by_it and isinstance(args[0], Tensor) and args[0].dim() > 0

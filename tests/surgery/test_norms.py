@@ -130,3 +130,8 @@ def test_an_attribute_that_holds_the_root_of_the_width_follows():
     model = copy.deepcopy(EXACT["normalize, root in an attribute, gain"]).double()
     growkit.apply(model, growkit.Widen("first", copies=range(6)), example=(inputs(model, 3),))
     assert model.scale == pytest.approx(12**0.5)
+
+
+def test_a_norm_that_is_divided_is_no_divisor():
+    model = INEXACT["a norm over something else"]
+    assert "units to a norm" in growkit.trace(copy.deepcopy(model).double(), inputs(model, 3))["first"].frozen
