@@ -15,7 +15,7 @@ from growkit import randomness
 from growkit.errors import StructureError
 from growkit.structure.guard import WriteGuard
 
-__all__ = ["Example", "call", "evaluation", "joined", "switched", "tensors_in"]
+__all__ = ["Example", "call", "evaluation", "joined", "switch", "tensors_in"]
 
 Example = Sequence[Any] | Mapping[str, Any]
 
@@ -98,35 +98,17 @@ def evaluation(model: nn.Module, example: Example, *, noted: bool = False) -> It
         stack.callback(guard.restore)
         with randomness.isolated(), torch.no_grad():
             with guard:  # some modules merge their weights on the switch
-                _switch(model, training=False)
+                switch(model, training=False)
             with nullcontext() if noted else guard:
                 yield guard
 
 
-@contextmanager
-def switched(model: nn.Module, *, training: bool) -> Iterator[None]:
-    """Switch the model to training or evaluation, and back; what else a module does on the switch is undone, too.
+def switch(model: nn.Module, *, training: bool) -> None:
+    """Switch the model to training or evaluation; inside of `evaluation`, whatever that does is undone.
 
     Raises:
         StructureError: the model cannot be switched.
     """
-    modes = [(module, module.training) for module in model.modules()]
-    attributes = [(vars(module), dict(vars(module))) for module, _ in modes]
-    changed: list[set[str]] = []
-    try:
-        _switch(model, training=training)
-        changed = [{key for key in old.keys() | now.keys() if _differs(old, now, key)} for now, old in attributes]
-        yield
-    finally:
-        for (now, old), keys in zip(attributes, changed, strict=False):  # none if the switch failed
-            for key in keys - old.keys():
-                now.pop(key, None)
-            now.update((key, old[key]) for key in old.keys() & keys)
-        for module, mode in modes:
-            module.training = mode
-
-
-def _switch(model: nn.Module, *, training: bool) -> None:
     try:
         model.train() if training else model.eval()
     except NotImplementedError as error:
@@ -136,7 +118,3 @@ def _switch(model: nn.Module, *, training: bool) -> None:
             expected="a model that has both modes",
             advice="an exported program is a fixed graph: trace the module that it was made from",
         ) from error
-
-
-def _differs(old: Mapping[str, Any], now: Mapping[str, Any], key: str) -> bool:
-    return key not in old or key not in now or now[key] is not old[key]

@@ -18,6 +18,7 @@ from growkit.structure.dimensions import Expr, Product, Symbol, is_data, leaves,
 from growkit.structure.positions import evaluate
 from growkit.structure.roles import Axis
 from growkit.structure.sizes import Log, Real, Size, expression, plain, same_size
+from growkit.structure.tensors import INTERNAL
 
 __all__ = ["MIRRORING", "Attributes", "Mirror", "agrees", "held", "output_mirrors", "parameter_mirrors"]
 
@@ -228,11 +229,10 @@ class Attributes:
         tags = {(id(owner), key): tag for owner, key, _, tag in self._tagged if isinstance(tag, Size)}
         for module, expr in sizes:
             alike = [(other, size) for other, size in sizes if type(other) is type(module)]
-            for key in vars(module):
+            for key in vars(module) if known.intersection(leaves(expr)) else ():
                 tag = tags.get((id(module), key))
-                if tag is None or _repeated(tag, known) is not None or not known.intersection(leaves(expr)):
-                    continue
-                if all(tags.get((id(other), key)) == int(size.size) for other, size in alike):
+                unread = tag is not None and _repeated(tag, known) is None
+                if unread and all(tags.get((id(other), key)) == int(size.size) for other, size in alike):
                     yield Mirror(module, key, (expr,))
 
     def unexplained(self, known: set[Symbol]) -> Iterator[tuple[Expr, str]]:
@@ -290,13 +290,10 @@ def _owners(model: nn.Module) -> Iterator[Any]:
         if not library:
             yield module
             for key, value in vars(module).items():
-                own = type(value) is dict and key not in _INTERNAL
+                own = type(value) is dict and key not in INTERNAL
                 if (own or _is_configuration(value)) and id(value) not in seen:
                     seen.add(id(value))
                     yield value
-
-
-_INTERNAL = vars(nn.Module()).keys()
 
 
 def _is_configuration(value: Any) -> bool:

@@ -9,9 +9,12 @@ from typing import Generic, TypeVar
 
 from torch import Tensor, nn
 
-__all__ = ["TensorTable", "named_tensors", "plain_tensors"]
+__all__ = ["INTERNAL", "TensorTable", "named_tensors", "plain_tensors"]
 
 Value = TypeVar("Value")
+
+# The attributes in which torch keeps parameters, buffers, children and hooks.
+INTERNAL = vars(nn.Module()).keys()
 
 # Types that most attributes have, since asking whether something is a tensor takes longer.
 _OTHERS = {bool, int, float, str, tuple, list, dict, set, OrderedDict, type(None)}

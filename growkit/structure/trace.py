@@ -23,7 +23,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from growkit.errors import StructureError
 from growkit.structure.calls import SizeMode
 from growkit.structure.dimensions import freeze, leaves
-from growkit.structure.forward import Example, call, evaluation, switched, tensors_in
+from growkit.structure.forward import Example, call, evaluation, switch, tensors_in
 from growkit.structure.hollow import Runner
 from growkit.structure.mirrors import Attributes
 from growkit.structure.questions import asks_for_gradients, asks_for_mode
@@ -164,7 +164,8 @@ def _train_pass(tracer: Tracer, model: nn.Module, example: Example) -> Any:
     """Run the model in training mode; return its output, or None if it wants other inputs then."""
     gradients = asks_for_gradients(model)
     try:
-        with switched(model, training=True), _without_graphs(model), torch.set_grad_enabled(gradients):
+        with _without_graphs(model), torch.set_grad_enabled(gradients):
+            switch(model, training=True)
             return call(model, example)
     except Exception:
         tracer.decides = True  # what it would have done after that is not known

@@ -222,7 +222,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         constraint = Constraint("copies", (axis,), self.where)
         constraint.power = -1
         self.constraints.append(constraint)
-        self._scores.append((constraint, self._stack[-1] if self._stack else None))
+        self._scores.append((constraint, self.log.module()))
         return [*axes[:place], axis, *axes[place + 1 :]]
 
     def written(self, axis: Axis, size: int) -> None:
@@ -273,7 +273,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         constraint = Constraint("opposite", (a, b), self.where)
         constraint.power = int(scaled)
         if scores:
-            self._scores.append((constraint, self._stack[-1] if self._stack else None))
+            self._scores.append((constraint, self.log.module()))
         self.constraints.append(constraint)
 
     def constrain(self, kind: str, *axes: Axis) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from growkit.structure.tensors import plain_tensors
+from growkit.structure.tensors import INTERNAL, plain_tensors
 
 __all__ = ["Sites", "successor"]
 
@@ -31,7 +31,7 @@ class Sites:
                 if tensor is not None:
                     self._places.setdefault(id(tensor), []).append((module, key))
             for key, value in vars(module).items():
-                if key not in _INTERNAL and isinstance(value, _CONTAINERS):
+                if key not in INTERNAL and isinstance(value, _CONTAINERS):
                     for identity in {id(tensor) for tensor in _tensors_in(value)}:
                         self._containers.setdefault(identity, []).append((module, key))
 
@@ -46,9 +46,6 @@ class Sites:
             vars(module)[key] = _exchanged(vars(module)[key], old, new)
         self._containers[id(new)] = containers
 
-
-# Where modules keep parameters, buffers, children and hooks.
-_INTERNAL = vars(nn.Module()).keys()
 
 _CONTAINERS = (list, tuple, dict, set, frozenset)
 _DEPTH = 4
