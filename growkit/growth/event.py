@@ -85,7 +85,7 @@ def grow(
     def finish(change: Change) -> None:
         add_offsets(context.structure, chosen, change)
         happened.append(Event(chosen, change, _note(context, chosen, change, before, example)))
-        context.journal.record(*change.edits, **happened[0].note)
+        context.journal.append(change, **happened[0].note)
         with randomness.isolated():
             plugins.call("growkit_grown", event=happened[0], model=context.structure.model)
 

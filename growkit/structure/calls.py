@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from growkit.structure.dimensions import freeze, is_data, product
-from growkit.structure.sizes import Log, Real, Size, sizes_in
+from growkit.structure.dimensions import Symbol, freeze, is_data, product
+from growkit.structure.sizes import Log, Real, Seen, Size, sizes_in
 
 __all__ = ["Call", "SizeMode"]
 
@@ -94,6 +94,7 @@ _ARITHMETIC = {
 # Functions that take entries out of torch, and others through which Python sees them.
 _LEAVING = {"numpy", "__array__", "tolist", "__dlpack__"}
 _SHOWING = {"data_ptr", "storage", "untyped_storage", "_typed_storage", "__repr__", "__format__", "tensor_split"}
+_TAKEN = {"__bool__", "item"}
 _SHAPE = torch.Tensor.shape.__get__  # type: ignore[attr-defined]
 _OVERRIDES = {"has_torch_function", "has_torch_function_unary", "has_torch_function_variadic"}
 
@@ -148,9 +149,19 @@ class SizeMode(TorchFunctionMode):
             self._note_operands(args, kwargs)
         outer, tracer.call = tracer.call, Call(func, args, kwargs, tracer.log)
         try:
-            return tracer.through(func, args, kwargs)
+            out = tracer.through(func, args, kwargs)
         finally:
             tracer.call = outer
+        return self._taken(out, name) if name in _TAKEN else out
+
+    def _taken(self, value: Any, name: str) -> Any:
+        """Return the truth of a tensor as the pass wants it; a number that is taken out of one asks when compared."""
+        log = self._tracer.log
+        if name == "__bool__":
+            return log.answer(value)
+        if type(value) is int and value > 0:
+            return Size(value, Symbol(value, extent=True, frozen="is a value of the data"), log)
+        return Seen(value, log) if type(value) is float else value
 
     def _shows(self, args: tuple[Any, ...], name: str) -> None:
         """Note that Python sees entries of a tensor, after which other values may lead elsewhere."""

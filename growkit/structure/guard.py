@@ -48,11 +48,13 @@ class WriteGuard(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.note(func, args, kwargs or {})
         return func(*args, **(kwargs or {}))
 
-    def note(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        """Save what an operation is about to write to."""
-        for value in written(func, args, kwargs):
-            for data in self._guarded.pop(storage_of(value) or -1, ()):
+    def note(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Tensor]:
+        """Save what an operation is about to write to, and return it."""
+        changed = written(func, args, kwargs)
+        for tensor in changed:
+            for data in self._guarded.pop(storage_of(tensor) or -1, ()):
                 self._saved.append((data, data.clone()))
+        return changed
 
     def restore(self) -> None:
         """Put everything back."""

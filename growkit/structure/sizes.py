@@ -15,9 +15,10 @@ import torch
 
 from growkit.structure.dimensions import Concat, Expr, Product, Symbol, concat, is_data, product, resolve
 from growkit.structure.refine import chop
+from growkit.structure.turns import Turns, place_of_question
 from growkit.structure.unify import unify
 
-__all__ = ["Log", "Real", "Size", "expression", "plain", "same_size", "sizes_in"]
+__all__ = ["Log", "Number", "Real", "Seen", "Size", "expression", "plain", "same_size", "sizes_in"]
 
 # How a size was made: an expression, or an arithmetic operation on two operands.
 Form = Expr | tuple[str, Any, Any]
@@ -92,35 +93,31 @@ class Size(int):
         return self // other, self % other
 
     def __mod__(self, other: Any) -> Any:
-        self.log.note_comparison(self, other)
+        self.log.note_remainder(self, other)
         return super().__mod__(other)
 
     def __rmod__(self, other: Any) -> Any:
-        self.log.note_comparison(self, other)
+        self.log.note_remainder(self, other)
         return super().__rmod__(other)
 
-    def __lt__(self, other: Any) -> bool:
-        self.log.note_comparison(self, other)
-        return super().__lt__(other)
+    def __lt__(self, other: Any) -> Any:
+        return self.log.compare(self, other, super().__lt__(other))
 
-    def __le__(self, other: Any) -> bool:
-        self.log.note_comparison(self, other)
-        return super().__le__(other)
+    def __le__(self, other: Any) -> Any:
+        return self.log.compare(self, other, super().__le__(other))
 
-    def __gt__(self, other: Any) -> bool:
-        self.log.note_comparison(self, other)
-        return super().__gt__(other)
+    def __gt__(self, other: Any) -> Any:
+        return self.log.compare(self, other, super().__gt__(other))
 
-    def __ge__(self, other: Any) -> bool:
-        self.log.note_comparison(self, other)
-        return super().__ge__(other)
+    def __ge__(self, other: Any) -> Any:
+        return self.log.compare(self, other, super().__ge__(other))
 
     def __eq__(self, other: object) -> bool:
         equal = int.__eq__(self, other) is True  # type: ignore[operator]
-        self.log.decides |= _is_of_data(self)
         if equal and isinstance(other, Size):
             self.log.equal.append((self, other))
-        return equal
+        of_data = _is_of_data(self) and (not isinstance(other, Size) or _is_of_data(other))
+        return self.log.answer(equal) if of_data else equal
 
     def __ne__(self, other: object) -> bool:
         return not self == other
@@ -144,16 +141,8 @@ class Size(int):
         return super().__pow__(other, modulo)
 
 
-class Real(float):
-    """A floating point attribute of a module that knows whose it is. Copies and pickles are plain numbers."""
-
-    origin: tuple[object, str]
-
-    def __new__(cls, value: float, origin: tuple[object, str]) -> Real:
-        """Return a number that is the attribute `origin[1]` of the object `origin[0]`."""
-        self = super().__new__(cls, value)
-        self.origin = origin
-        return self
+class Number(float):
+    """A floating point number that remembers something. Copies and pickles are plain numbers."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return float, (float.__float__(self),)
@@ -165,6 +154,56 @@ class Real(float):
         return float.__float__(self)
 
 
+class Real(Number):
+    """A floating point attribute of a module that knows whose it is."""
+
+    origin: tuple[object, str]
+
+    def __new__(cls, value: float, origin: tuple[object, str]) -> Real:
+        """Return a number that is the attribute `origin[1]` of the object `origin[0]`."""
+        self = super().__new__(cls, value)
+        self.origin = origin
+        return self
+
+
+class Seen(Number):
+    """A number that was taken out of a tensor (`h.amax().item()`); comparing it is a question about values."""
+
+    log: Log
+
+    def __new__(cls, value: float, log: Log) -> Seen:
+        """Return a number that was taken out of a tensor during the pass of a log."""
+        self = super().__new__(cls, value)
+        self.log = log
+        return self
+
+    def _answer(self, given: Any) -> Any:
+        return given if given is NotImplemented else self.log.answer(given)
+
+    def __bool__(self) -> bool:
+        return self.log.answer(float.__float__(self) != 0)
+
+    def __lt__(self, other: Any) -> Any:
+        return self._answer(super().__lt__(other))
+
+    def __le__(self, other: Any) -> Any:
+        return self._answer(super().__le__(other))
+
+    def __gt__(self, other: Any) -> Any:
+        return self._answer(super().__gt__(other))
+
+    def __ge__(self, other: Any) -> Any:
+        return self._answer(super().__ge__(other))
+
+    __hash__ = Number.__hash__
+
+    def __eq__(self, other: object) -> Any:
+        return self._answer(super().__eq__(other))
+
+    def __ne__(self, other: object) -> Any:
+        return self._answer(super().__ne__(other))
+
+
 class Log:
     """What a pass did with sizes beyond making tensors of them.
 
@@ -172,7 +211,8 @@ class Log:
         equal: pairs of sizes that were compared and found equal.
         reads: sizes whose value was used as a number, each with the module under way.
         reals: attributes that multiplied or divided a tensor, each with the module under way.
-        decides: whether the size of some data was compared, so that data of another size may lead elsewhere.
+        turns: what was asked about values, and about sizes of data.
+        decides: whether anything was, so that other data may lead elsewhere.
 
     Args:
         stack: the modules under way, the innermost last.
@@ -182,6 +222,7 @@ class Log:
         self.equal: list[tuple[Size, Size]] = []
         self.reads: list[tuple[Size, object]] = []
         self.reals: list[tuple[Real, object]] = []
+        self.turns = Turns()
         self.decides = False
         self._stack = stack
 
@@ -193,13 +234,33 @@ class Log:
         """Note that the value of a size went into the computation."""
         self.reads.append((size, self.module()))
 
-    def note_comparison(self, size: Size, other: Any) -> None:
-        """Note that a size was compared; between units and data the outcome may be another one for other data."""
+    def answer(self, given: bool) -> bool:
+        """Return the answer to a question about values or sizes of data, which is the one given but where it is turned.
+
+        Torch and growkit ask nothing that leads elsewhere.
+        """
+        place = place_of_question()
+        if place is None:
+            return given
+        self.decides = True
+        return self.turns.answer(place, id(self.module()), given)
+
+    def compare(self, size: Size, other: Any, given: Any) -> Any:
+        """Return the outcome of a comparison; with data in it, it is a question."""
+        ours = given is NotImplemented or place_of_question() is None
+        return given if ours or not self._meets_data(size, other) else self.answer(given)
+
+    def note_remainder(self, size: Size, other: Any) -> None:
+        """Note that a size was taken modulo another one; with data in it, other data may lead elsewhere."""
+        self.decides |= self._meets_data(size, other)
+
+    def _meets_data(self, size: Size, other: Any) -> bool:
+        """Say whether one of two numbers is a size of data; units beside it count as a number from now on."""
         sizes = [each for each in (size, other) if isinstance(each, Size)]
         of_data = [_is_of_data(each) for each in sizes]
-        self.decides |= any(of_data)
-        if any(of_data) and not all(of_data):
+        if any(of_data):
             self.reads.extend((each, self.module()) for each, data in zip(sizes, of_data, strict=True) if not data)
+        return any(of_data)
 
 
 def _is_of_data(size: Size) -> bool:
@@ -220,10 +281,10 @@ def sizes_in(value: Any) -> Iterator[int]:
 
 
 def plain(value: Any) -> Any:
-    """Return a value with every size and real in it turned into a plain number; itself if there is none."""
+    """Return a value with every number in it that remembers something turned into a plain one; itself if none does."""
     if isinstance(value, Size):
         return int.__int__(value)
-    if isinstance(value, Real):
+    if isinstance(value, Number):
         return float.__float__(value)
     if type(value) in (tuple, list, torch.Size):
         children = [plain(child) for child in value]

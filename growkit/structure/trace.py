@@ -82,10 +82,11 @@ def _traced(
         try:
             with tracer, SizeMode(tracer) if remembering else ExitStack():
                 outputs = [call(model, example)]
+                first = tracer.work[:], dict(tracer.outputs)
+                outputs += _turned_passes(tracer, model, example)
                 if any(id(parameter) not in tracer.reached for parameter in model.parameters()) or asks_for_mode(model):
-                    work = len(tracer.work)
                     outputs.append(_train_pass(tracer, model, example))
-                    del tracer.work[work:]  # FLOPs are those of one pass
+                tracer.work, tracer.outputs = first
         except Exception as error:
             raise StructureError(
                 f"the forward pass of {type(model).__name__} failed while it was traced, in {tracer.where}",
@@ -160,6 +161,22 @@ def _freeze_power_iterated(tracer: Tracer, model: nn.Module) -> None:
                     freeze(axis.expr, f"is estimated by power iteration in {name!r} while the model trains")
 
 
+def _turned_passes(tracer: Tracer, model: nn.Module, example: Example) -> list[Any]:
+    """Run the model once more for each question it asked about data, with the other answer; return the outputs.
+
+    Where the example does not fit the other answer, the pass ends early, as it would after a failed check.
+    """
+    outputs: list[Any] = []
+    if any(tensor.device.type != "cpu" for tensor in tracer.tensors.values()):
+        return outputs  # an index out of range would leave the device unusable
+    while tracer.log.turns.next():
+        try:
+            outputs.append(call(model, example))
+        except Exception:
+            tracer.give_up()
+    return outputs
+
+
 def _train_pass(tracer: Tracer, model: nn.Module, example: Example) -> Any:
     """Run the model in training mode; return its output, or None if it wants other inputs then."""
     gradients = asks_for_gradients(model)
@@ -168,7 +185,7 @@ def _train_pass(tracer: Tracer, model: nn.Module, example: Example) -> Any:
             switch(model, training=True)
             return call(model, example)
     except Exception:
-        tracer.decides = True  # what it would have done after that is not known
+        tracer.give_up()
         return None
 
 

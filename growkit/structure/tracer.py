@@ -56,7 +56,8 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         work: FLOPs of operations, and the axes they are proportional to.
         mirrors: attributes that repeat sizes.
         tensors: the parameters, buffers and plain tensors of the model before the pass, by name.
-        reached: the parameters, buffers and plain tensors that the pass used, by identity, in order of first use.
+        reached: the parameters, buffers and plain tensors that the pass used, by identity, in order of first use;
+            last what it only wrote to.
         decides: whether the pass looked at values, so that other inputs may take other branches.
         dtypes: of the tensors that the pass computed.
         runner: runs the operations.
@@ -65,7 +66,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         gains: by identity, each direction of a weight norm, its gain, and the axis that the gain runs over.
         guard: to be told of every operation, so that it can undo what they write.
         call: the torch function under way, as it was called from Python, or None.
-        log: what the pass did with the values of sizes.
+        log: what the pass did with the values of sizes, and what it asked.
     """
 
     def __init__(self, model: nn.Module, rules: Mapping[Any, Rule] | None = None, runner: Runner | None = None) -> None:
@@ -76,6 +77,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.work: list[tuple[float, tuple[Axis, ...]]] = []
         self.mirrors: list[Mirror] = []
         self.reached: dict[int, None] = {}
+        self._written: dict[int, None] = {}
         self.outputs: dict[str, tuple[int, ...]] = {}
         self.results: list[list[Axis]] = []
         self.gains: list[tuple[int, int, int]] = []
@@ -351,12 +353,12 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _meet(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Note which tensors an operation is about to use."""
-        if self.guard is not None:
-            self.guard.note(func, args, kwargs)
+        changed = self.guard.note(func, args, kwargs) if self.guard is not None else []
+        self._written.update(dict.fromkeys(id(tensor) for tensor in changed if id(tensor) in self._persistent))
         for argument in (*args, *kwargs.values()):
             for tensor in argument if isinstance(argument, (list, tuple)) else (argument,):
                 if isinstance(tensor, Tensor):
-                    if id(tensor) in self._persistent:
+                    if id(tensor) in self._persistent and not any(tensor is each for each in changed):
                         self.reached.setdefault(id(tensor))
                     if self._traps:
                         self._demand(self._traps.sprung(func.overloadpacket, args, kwargs, tensor))
@@ -415,8 +417,14 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             for hook in hooks:
                 hook.remove()
 
+    def give_up(self) -> None:
+        """Note that a pass failed, in whatever module, so that nobody knows what it would have done."""
+        self._stack.clear()
+        self.decides = True
+
     def settle(self, model: nn.Module, attributes: Attributes | None) -> None:
         """Make the demands that had to wait until every expression is known, and find the attributes that follow."""
+        self.reached = {**self.reached, **self._written}
         for module in model.modules():
             for attribute, parameter, position in parameter_mirrors(module):
                 self.note(module, attribute, (self[parameter][position],))

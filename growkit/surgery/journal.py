@@ -64,9 +64,14 @@ class Journal:
         """Append edits that were applied together."""
         self.entries.append(Entry(edits, note))
 
-    def append(self, change: Change) -> None:
-        """Record what `growkit.apply` did: the edits, the new shapes, and how far the output of the model moved."""
-        self.record(*change.edits, moved=change.moved, shapes=_shapes(change))
+    def append(self, change: Change, **note: Any) -> None:
+        """Record what `growkit.apply` did: the edits, the new shapes, how far the output of the model moved.
+
+        Args:
+            change: what was done.
+            note: what else is worth knowing, see `Entry`.
+        """
+        self.record(*change.edits, **{"moved": change.moved, "shapes": _shapes(change), **note})
 
     def to_json(self) -> str:
         """Return the journal as JSON."""

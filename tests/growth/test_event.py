@@ -324,7 +324,8 @@ def test_the_journal_says_what_happened_and_replays():
     )
     (entry,) = growkit.Journal.from_json(journal.to_json()).entries
     assert set(entry.edits) == {growkit.Widen("0", [1]), growkit.Widen("2", [0], 1)}
-    assert entry.note == happened.note == journal.entries[0].note
+    shapes = {name: list(tensor.shape) for name, tensor in model.state_dict().items() if name != "4.bias"}
+    assert entry.note == journal.entries[0].note == {**happened.note, "shapes": shapes}
     assert (entry.note["step"], entry.note["epoch"], entry.note["plugins"]) == (7, 2, ["a", "b"])
     assert entry.note["gain"] == 0.75
     assert entry.note["moved"] < 1e-10

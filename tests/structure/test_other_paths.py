@@ -23,12 +23,27 @@ class Net(nn.Module):
 
 
 UNREACHED = {
-    "a length": lambda m, x, c: (m.last if x.shape[1] <= 8 else m.other)(m.first(x)),
-    "a length that is equal": lambda m, x, c: (m.other if x.shape[1] == 9 else m.last)(m.first(x)),
+    "a length that does not fit": lambda m, x, c: (m.last if x.shape[1] != 9 else m.other)(
+        m.first(x) + (0 if x.shape[1] != 9 else torch.ones(9, 1))
+    ),
     "an optional input": lambda m, x, c: (m.last if c is None else m.other)(m.first(x)),
-    "a value": lambda m, x, c: (m.last if x.mean() < 100 else m.other)(m.first(x)),
     "a list of numbers": lambda m, x, c: sum(m.many[int(i > 1e9)](m.first(x)) for i in x[0, 0].tolist()),
-    "a flattened width": lambda m, x, c: m.last(m.first(x)) if x.mean() < 100 else m.flat(m.first(x).flatten(1)),
+    "a flattened width": lambda m, x, c: (
+        m.last(m.first(x)) if x.tolist()[0][0][0] < 100 else m.flat(m.first(x).flatten(1))
+    ),
+}
+QUESTIONS = {
+    "a value": lambda x, h: x.mean() > 100,
+    "a number": lambda x, h: x.mean().item() > 100,
+    "a number against a tensor": lambda x, h: x.mean().item() > 100 * torch.ones(()),
+    "whether a number is zero": lambda x, h: bool((x > 100).sum().double().item()),
+    "a number that is equal": lambda x, h: x.mean().item() == 100.0,
+    "a whole number": lambda x, h: (x < 100).sum().item() < 3,
+    "a length": lambda x, h: x.shape[1] > 8,
+    "a length that is equal": lambda x, h: x.size(1) == 9,
+    "two lengths": lambda x, h: len(x) >= x.shape[1],
+    "two questions": lambda x, h: x.mean() > 100 and h.mean() < -100,
+    "the second time": lambda x, h: [limit for limit in (-100, 100) if x.mean() > limit] == [100],
 }
 CUTS = {
     "chunks": lambda m, x, h: sum(m.last(c.amax(1)) for c in h.split(h.shape[-1], 1)),
@@ -51,6 +66,92 @@ def test_widths_that_may_run_through_what_was_not_reached_are_frozen(forward):
     assert width.advice == "trace the model on an example that uses it"
 
 
+class Asks(nn.Module):
+    """Does one thing or another, as it finds the data."""
+
+    def __init__(self, question, then, otherwise):
+        super().__init__()
+        self.first, self.last, self.other = nn.Linear(3, 4), nn.Linear(4, 5), nn.Linear(4, 5)
+        self.question, self.then, self.otherwise = question, then, otherwise
+
+    def forward(self, x):
+        h = self.first(x).sigmoid()
+        return (self.then if self.question(x, h) else self.otherwise)(self, h)
+
+
+@pytest.mark.parametrize("question", QUESTIONS.values(), ids=QUESTIONS.keys())
+def test_the_other_answer_is_traced_too(question):
+    torch.manual_seed(0)
+    model = Asks(question, lambda m, h: m.last(h / h.sum(-1, keepdim=True)), lambda m, h: m.last(h) + m.other(h))
+    assert "aten.sum" in growkit.trace(model, torch.randn(2, 6, 3))["first"].frozen
+
+
+def test_widths_follow_on_the_path_of_the_other_answer():
+    torch.manual_seed(0)
+    model = Asks(lambda x, h: x.mean() > 100, lambda m, h: m.last(h), lambda m, h: m.other(h)).double()
+    x, other = torch.randn(2, 6, 3).double(), torch.randn(2, 6, 3).double() + 200
+    before = model(other)
+    growkit.apply(model, growkit.Widen("first", [0, 2]), example=(x,))
+    assert model.last.in_features == model.other.in_features == 6
+    torch.testing.assert_close(model(other), before, rtol=1e-10, atol=1e-10)
+
+
+def test_each_module_asks_for_itself():
+    torch.manual_seed(0)
+    asks = [
+        Asks(lambda x, h, limit=limit: x.mean() > limit, lambda m, h: m.last(h), lambda m, h: m.other(h))
+        for limit in (-100, 100)
+    ]
+    structure = growkit.trace(Both(*asks), torch.randn(2, 3))
+    assert {f"{one}.{two}.weight" for one in ("one", "two") for two in ("last", "other")} <= structure.axes.keys()
+
+
+class Both(nn.Module):
+    def __init__(self, one, two):
+        super().__init__()
+        self.one, self.two = one, two
+
+    def forward(self, x):
+        return self.one(x) + self.two(x)
+
+
+def fails(m, h):
+    raise ValueError("no such data")
+
+
+def loop(m, h):
+    left = torch.tensor(3.0)
+    while left > 0:
+        left, h = left - 1, h.tanh()
+    return m.last(h)
+
+
+def never(m, h):
+    while h.abs().mean() > 1e6:
+        h = h / 2
+    return m.last(h)
+
+
+@pytest.mark.parametrize("question", [lambda x, h: x.mean() > 100, lambda x, h: x.shape[1] > 8])
+@pytest.mark.parametrize("then", [fails, loop, never])
+def test_another_answer_that_leads_nowhere_new_changes_nothing(question, then):
+    torch.manual_seed(0)
+    x = torch.randn(2, 6, 3)
+    asked = growkit.trace(Asks(question, then, lambda m, h: m.last(h) + m.other(h)), x)
+    plain = growkit.trace(Asks(lambda x, h: False, then, lambda m, h: m.last(h) + m.other(h)), x)
+    assert repr(asked) == repr(plain)
+    assert asked.flops() == plain.flops()
+    assert asked.outputs == plain.outputs
+
+
+def test_what_torch_asks_itself_is_no_question_of_the_model():
+    encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 6, batch_first=True), 2).eval()
+    calls = []
+    encoder.layers[0].linear1.register_forward_hook(lambda *_: calls.append(None))
+    growkit.trace(encoder, torch.randn(2, 5, 8), mask=torch.ones(5, 5).tril() == 0)
+    assert len(calls) == 1
+
+
 def test_a_parameter_that_no_input_can_reach_freezes_nothing():
     class Dead(Net):
         def forward(self, x):
@@ -69,9 +170,8 @@ def test_what_experts_share_is_frozen_and_no_more():
 
         def forward(self, x):
             h = self.first(x)
-            for index, expert in enumerate(self.experts):
-                if (index * x.abs().sum()) < 1:
-                    h = h + expert(h)
+            for expert in [self.experts[int(n > 1e9)] for n in x[0].tolist()]:
+                h = h + expert(h)
             return self.last(h) + self.out(self.side(x))
 
     structure = growkit.trace(Experts(), torch.randn(2, 3))

@@ -784,12 +784,13 @@ ARCHITECTURES = [
     ),
     zoo(
         *("branch on the data", branching, reals((5,)), None),
-        "stem.0.weight[0] stem.2.weight[1] head.0.weight[0] stem.0.weight[1]=input head.2.weight[0]=output",
+        "stem.0.weight[0] stem.2.weight[0] left.0.weight[0] right.0.weight[0] head.0.weight[1] head.0.weight[0] "
+        "stem.0.weight[1]=input head.2.weight[0]=output",
     ),
     zoo(
         *("early exit", EarlyExit, reals((5,)), None),
         "stem.weight[0] blocks.0.0.weight[0] blocks.0.2.weight[1] blocks.1.0.weight[0] exits.1.weight[1] "
-        "stem.weight[1]=input exits.0.weight[0]=whole exits.1.weight[0]=output",
+        "stem.weight[1]=input exits.0.weight[0]=output exits.1.weight[0]=output",
     ),
     zoo(
         *("tied autoencoder", TiedAutoencoder, reals((5,)), None),
