@@ -237,7 +237,7 @@ class Log:
     def answer(self, given: bool) -> bool:
         """Return the answer to a question about values or sizes of data, which is the one given but where it is turned.
 
-        Torch and growkit ask nothing that leads elsewhere.
+        Libraries ask nothing that leads elsewhere.
         """
         place = place_of_question()
         if place is None:

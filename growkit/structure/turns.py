@@ -9,7 +9,8 @@ from types import CodeType, FrameType
 
 __all__ = ["Place", "Turns", "place_of_question"]
 
-_OURS = ("torch.", "growkit.structure.")
+# What these ask leads to other code for the same function: other kernels, masks that are left out.
+_ASIDE = ("torch.", "growkit.structure.", "transformers.masking_utils", "transformers.integrations.")
 _PASSING_ON = {f"growkit.structure.{name}" for name in ("turns", "sizes", "calls", "tracer")}
 _MOST = 16
 
@@ -55,10 +56,10 @@ class Turns:
 
 
 def place_of_question() -> Place | None:
-    """Return where the code under way asks; None if torch or growkit do, whose questions lead nowhere else."""
+    """Return where the code under way asks; None if a library does, whose questions lead nowhere else."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and frame.f_globals.get("__name__") in _PASSING_ON:
         frame = frame.f_back
-    if frame is None or str(frame.f_globals.get("__name__")).startswith(_OURS):
+    if frame is None or str(frame.f_globals.get("__name__")).startswith(_ASIDE):
         return None
     return frame.f_code, frame.f_lasti
