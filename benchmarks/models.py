@@ -169,9 +169,10 @@ class FreeHeadsTransformer(Transformer):
     block = FreeHeadsBlock
 
 
-def example(model: nn.Module) -> tuple[Tensor]:
-    """Return two inputs for a model of this file."""
+def example(model: nn.Module, images: Sequence[int] = (2, 64)) -> tuple[Tensor]:
+    """Return inputs for a model of this file: two sequences of 64 tokens, or so many images of a side."""
+    number, side = images
     generator = torch.Generator().manual_seed(0)
     if isinstance(model, Transformer):
         return (torch.randint(model.embedding.num_embeddings, (2, 64), generator=generator),)
-    return (torch.randn(2, 3, 64, 64, generator=generator),)
+    return (torch.randn(number, 3, side, side, generator=generator),)

@@ -29,18 +29,26 @@ from torch import Tensor, nn
 
 import growkit
 
-TRACED = ("ResNet50", "ResNet152", "Transformer")
+# Models, each with how many images of which side it runs on; first what Torch-Pruning's own guide takes.
+CASES = [(name, images) for images in ((1, 224), (2, 64)) for name in ("ResNet50", "ResNet152")]
+CASES.append(("Transformer", (2, 64)))
 MEASURES = ("model", "forward", "trace")
 MEBIBYTE = 2**20
 PROCESSOR_TIME = "--processor-time" in sys.argv
 CLOCK = time.process_time if PROCESSOR_TIME else time.perf_counter
 
 
-def make(name: str) -> tuple[nn.Module, tuple[Tensor]]:
-    """Return a model by its name, and an example: two images of 64 x 64, or two sequences of 64 tokens."""
+def make(name: str, images: Sequence[int] = (2, 64)) -> tuple[nn.Module, tuple[Tensor]]:
+    """Return a model by its name, and an example: so many images of a side, or two sequences of 64 tokens."""
     torch.manual_seed(0)
     model = getattr(models, name)().eval()
-    return model, models.example(model)
+    return model, models.example(model, images)
+
+
+def described(name: str, images: Sequence[int]) -> str:
+    """Return the name of a model, with what it runs on."""
+    number, side = images
+    return f"{name}, {number} x {side} tokens" if name == "Transformer" else f"{name}, {number} x 3 x {side} x {side}"
 
 
 def seconds(function: Callable[[], object]) -> float:
@@ -81,15 +89,12 @@ def pruning_groups(model: nn.Module, inputs: tuple[Tensor]) -> None:
     list(graph.get_all_groups())
 
 
-def training_step(model: nn.Module, inputs: tuple[Tensor], batch: int, side: int | None = None) -> Callable[[], None]:
+def training_step(model: nn.Module, inputs: tuple[Tensor], batch: int) -> Callable[[], None]:
     """Return a training step on a copy of the model: forward, backward and Adam, on random inputs."""
     trained = copy.deepcopy(model).train()
     optimizer = torch.optim.Adam(trained.parameters())
-    if inputs[0].is_floating_point():
-        shape = (batch, *inputs[0].shape[1:]) if side is None else (batch, 3, side, side)
-        given = torch.randn(shape)
-    else:
-        given = torch.randint(1000, (batch, *inputs[0].shape[1:]))
+    shape = (batch, *inputs[0].shape[1:])
+    given = torch.randn(shape) if inputs[0].is_floating_point() else torch.randint(1000, shape)
 
     def step() -> None:
         logits = trained(given).flatten(0, -2)
@@ -100,54 +105,54 @@ def training_step(model: nn.Module, inputs: tuple[Tensor], batch: int, side: int
     return step
 
 
-def traces(repetitions: int = 7) -> list[str]:
-    """Compare a trace with Torch-Pruning, a plain forward pass and a training step."""
+def traces(repetitions: int = 9) -> list[str]:
+    """Compare a trace with Torch-Pruning, and with a plain forward pass."""
     rows = [
-        "| model | trace, ms | Torch-Pruning, ms | step of 32, ms | trace / Torch-Pruning | trace / step of 32 "
-        "| trace / forward |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| model and example | trace, ms | Torch-Pruning, ms | trace / Torch-Pruning | trace / forward |",
+        "| --- | --- | --- | --- | --- |",
     ]
-    for name in TRACED:
-        model, inputs = make(name)
+    for name, images in CASES:
+        model, inputs = make(name, images)
         functions = [
             lambda model=model, inputs=inputs: growkit.trace(model, *inputs),
             lambda model=model, inputs=inputs: pruning_groups(model, inputs),
             torch.no_grad()(lambda model=model, inputs=inputs: model(*inputs)),
-            training_step(model, inputs, 32),
         ]
-        traced, pruned, forward, step = alternately(functions, repetitions)
-        cells = [ranged([1e3 * s for s in values], ".0f") for values in (traced, pruned, step)]
-        cells += [ranged(ratios(traced, other), digits) for other, digits in ((pruned, ".2f"), (step, ".3f"))]
-        rows.append(f"| {name} | " + " | ".join([*cells, ranged(ratios(traced, forward))]) + " |")
+        traced, pruned, forward = alternately(functions, repetitions)
+        cells = [ranged([1e3 * s for s in values], ".0f") for values in (traced, pruned)]
+        cells += [ranged(ratios(traced, other)) for other in (pruned, forward)]
+        rows.append(f"| {described(name, images)} | " + " | ".join(cells) + " |")
     return rows
 
 
-def large_images(repetitions: int = 3) -> list[str]:
-    """Compare a trace of ResNet-50 on one pair of images of 224 x 224 with a training step on 32 of them."""
-    model, _ = make("ResNet50")
-    inputs = (torch.randn(2, 3, 224, 224),)
-    functions = [lambda: growkit.trace(model, *inputs), training_step(model, inputs, 32, 224)]
-    traced, step = alternately(functions, repetitions)
-    return [
-        f"ResNet50 at 224 x 224: trace {ranged([1e3 * s for s in traced], '.0f')} ms, step of 32 "
-        f"{ranged(step, '.1f')} s, ratio {ranged(ratios(traced, step), '.4f')} over {repetitions} repetitions."
-    ]
+def steps(repetitions: int = 3) -> list[str]:
+    """Compare a trace with a training step on 32 samples of the same size."""
+    rows = ["| model and example | trace, ms | step of 32, ms | trace / step |", "| --- | --- | --- | --- |"]
+    for name, images in CASES:
+        model, inputs = make(name, images)
+        functions = [lambda model=model, inputs=inputs: growkit.trace(model, *inputs), training_step(model, inputs, 32)]
+        traced, step = alternately(functions, repetitions)
+        cells = [ranged([1e3 * s for s in values], ".0f") for values in (traced, step)]
+        rows.append(
+            f"| {described(name, images)} | " + " | ".join([*cells, ranged(ratios(traced, step), ".4f")]) + " |"
+        )
+    return rows
 
 
 # ------------------------------------------------------------------ the memory of a trace
 
 
-def peak_of(name: str, measure: str) -> int:
+def peak_of(name: str, images: Sequence[int], measure: str) -> int:
     """Return the peak of resident bytes of a process that makes a model and, perhaps, runs or traces it."""
-    command = [sys.executable, __file__, "--peak", name, measure]
+    command = [sys.executable, __file__, "--peak", name, *map(str, images), measure]
     return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
-def measure_peak(name: str, measure: str) -> None:
+def measure_peak(name: str, number: str, side: str, measure: str) -> None:
     """Do what is to be measured, and print the peak of this process; a warm-up of a tiny model loads all code."""
     tiny = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 2)).eval()
     growkit.trace(tiny, torch.randn(2, 3, 8, 8))
-    model, inputs = make(name)
+    model, inputs = make(name, (int(number), int(side)))
     if measure == "forward":
         with torch.no_grad():
             model(*inputs)
@@ -158,24 +163,24 @@ def measure_peak(name: str, measure: str) -> None:
     print(1024 * int(status.partition("VmHWM:")[2].split()[0]))
 
 
-def memory(repetitions: int = 7) -> list[str]:
+def memory(repetitions: int = 5) -> list[str]:
     """Compare the peaks of processes that make, run and trace a model."""
     rows = [
-        "| model | parameters, MiB | forward, beyond the model, MiB | trace, beyond the model, MiB "
+        "| model and example | parameters, MiB | forward, beyond the model, MiB | trace, beyond the model, MiB "
         "| model and trace / model | trace beyond model and forward / model |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
-    for name in TRACED:
+    for name, images in CASES:
         model, _ = make(name)
         size = sum(p.nbytes for p in model.parameters())
-        peaks = {measure: [peak_of(name, measure) for _ in range(repetitions)] for measure in MEASURES}
+        peaks = {measure: [peak_of(name, images, measure) for _ in range(repetitions)] for measure in MEASURES}
         base = median(peaks["model"])
         forward, traced = ([peak - base for peak in peaks[measure]] for measure in MEASURES[1:])
         cells = [f"{size / MEBIBYTE:.0f}"]
         cells += [ranged([value / MEBIBYTE for value in values], ".0f") for values in (forward, traced)]
         cells += [ranged([1 + value / size for value in traced])]
         cells += [ranged([(value - median(forward)) / size for value in traced])]
-        rows.append(f"| {name} | " + " | ".join(cells) + " |")
+        rows.append(f"| {described(name, images)} | " + " | ".join(cells) + " |")
     return rows
 
 
@@ -253,7 +258,7 @@ def main() -> None:
     """Measure, and print or write the tables."""
     warnings.simplefilter("ignore")
     if sys.argv[1:2] == ["--peak"]:
-        return measure_peak(*sys.argv[2:4])
+        return measure_peak(*sys.argv[2:6])
     machine = f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
     head = ["| edit | apply, ms | bare copies, ms | trace alone, ms | two forward passes alone, ms | apply / copies |"]
     head.append("| --- | --- | --- | --- | --- | --- |")
@@ -264,10 +269,12 @@ def main() -> None:
         f"Machine: {machine}; Torch-Pruning {torch_pruning.__version__}. Times are "
         + ("processor times." if PROCESSOR_TIME else "wall times."),
         "## The time of a trace",
-        "Two images of 64 x 64, or two sequences of 64 tokens. Torch-Pruning builds its dependency graph and lists "
-        "all groups. The training step is forward, backward and Adam on a batch of 32.",
+        "Torch-Pruning builds its dependency graph and lists all groups, from the same example. The first rows have "
+        "the example of its own guide. Small images show what remains: its forward pass is short then, and shared by "
+        "all threads; ours is Python.",
         "\n".join(traces()),
-        "\n".join(large_images()),
+        "A training step is forward, backward and Adam on 32 samples of the same size.",
+        "\n".join(steps()),
         "## The memory of a trace",
         "Peaks of resident memory of processes of their own, beyond that of one that only makes the model.",
         "\n".join(memory()),

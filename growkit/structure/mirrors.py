@@ -253,14 +253,15 @@ class Attributes:
             for power in (-0.5, 0.5):
                 if under_way is module and math.isclose(real, expr.size**power, rel_tol=1e-6):
                     return True, Mirror(*real.origin, (expr,), power=power), None
-        for size, under_way in self._log.reads:
-            if under_way is module and (read := expression(size, "a square root")) is not None:
-                if same_size(read, expr):
-                    self._explained.add(id(size))
-                    return True, None, None
-                if (others := _others(read, expr)) is not None:
-                    self._explained.add(id(size))
-                    return True, None, None if is_data(others) else others
+        # Each of several scores may have a root of its own; or all of them share one.
+        for size, under_way in sorted(self._log.reads, key=lambda read: id(read[0]) in self._explained):
+            read = expression(size, "a square root") if under_way is module else None
+            if read is None:
+                continue
+            same, others = same_size(read, expr), _others(read, expr)
+            if same or others is not None:
+                self._explained.add(id(size))
+                return True, None, None if same or others is None or is_data(others) else others
         return False, None, None
 
 

@@ -96,16 +96,16 @@ class Roles:
 
     Args:
         constraints: in the order of the forward pass.
-        fixed: axes of tensors that are not trained; where there is a choice, they copy.
+        fixed: axes of tensors that are not trained; where there is a choice, they copy, and what is computed from them.
     """
 
     def __init__(self, constraints: Iterable[Constraint], fixed: Iterable[Axis] = ()) -> None:
-        self._fixed = {id(axis) for axis in fixed}
         # For each key: another one, whether its role is the opposite, and what is added to its power.
         self._parent: dict[_Key, tuple[_Key, int, int]] = {}
         self._axes: list[Axis] = []  # keeps ids unique while this object lives
         self._places: dict[int, tuple[Expr, dict[_Place, None]]] = {}
         self._merged: set[int] = set()
+        self._fixed = {(id(axis), id(symbol), route) for axis in fixed for symbol, route in self.places(axis)}
         products = []
         for constraint in constraints:
             self._axes.extend(constraint.axes)
@@ -215,7 +215,7 @@ class Roles:
                 known, known_other = self._known(one[0]), self._known(other[0])
                 undecided = known is None and known_other is None
                 shares, copies = known and known.shares == SHARES, known_other and known_other.shares == COPIES
-                if shares or copies or (undecided and id(right) in self._fixed):
+                if shares or copies or (undecided and self._is_fixed(other[0]) and not self._is_fixed(one[0])):
                     one, other, known = other, one, known_other
                 power = known.power if known is not None else 0
                 fits = all([self._unite(key, _ANCHOR, False, power) for key in one])
@@ -227,6 +227,9 @@ class Roles:
     def _known(self, key: _Key) -> Role | None:
         root, sign, power = self._find(key)
         return Role(sign, power) if root == _ANCHOR else None
+
+    def _is_fixed(self, key: _Key) -> bool:
+        return self._find(key)[0] in self._fixed
 
     def _find(self, key: _Key) -> tuple[_Key, int, int]:
         """Return the root of a key, whether its role is the opposite of the root's, and the power on top of it."""
@@ -251,6 +254,8 @@ class Roles:
         if root_a == root_b:
             return sign_a == sign and power_a == total
         gap = total - power_a
+        if not self._fixed.isdisjoint((root_a, root_b)):
+            self._fixed |= {root_a, root_b}
         if root_a == _ANCHOR:
             # a is known, so the root of b follows from it.
             self._parent[root_b] = (root_a, sign_a ^ sign, gap if sign else -gap)

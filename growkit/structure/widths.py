@@ -147,8 +147,8 @@ class Structure:
         self.axes: dict[str, list[Axis]] = {}
         self._fixed_parameters = 0
         self._collect(tracer)
-        buffers = [axis for tensor in tracer.tensors.values() for axis in tracer[tensor] if _is_fixed(tensor)]
-        self.roles = Roles(tracer.constraints, fixed=buffers)
+        fixed = [axis for tensor in tracer.tensors.values() for axis in tracer[tensor] if not tensor.requires_grad]
+        self.roles = Roles(tracer.constraints, fixed=fixed)
         self.widths: Mapping[str, Width] = {width.name: width for width in self._name_widths()}
         self._parameter_names = {name for name, _ in model.named_parameters()}
 
@@ -278,10 +278,6 @@ class Structure:
         incoming = tuple(piece for piece, share in zip(found, shares, strict=True) if not share)
         outgoing = tuple(piece for piece, share in zip(found, shares, strict=True) if share)
         return incoming, outgoing
-
-
-def _is_fixed(tensor: Tensor) -> bool:
-    return not isinstance(tensor, nn.Parameter)
 
 
 def trace(model: nn.Module, *args: Any, **kwargs: Any) -> Structure:
