@@ -16,7 +16,7 @@ the order of the forward pass.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from growkit.structure.dimensions import Concat, Expr, Route, Symbol, occurrences, resolve
@@ -43,8 +43,8 @@ class Axis:
 
     Attributes:
         expr: the expression.
-        slots: where the tensor has another axis that only numbers tensors of different use (the 3 of a fused
-            projection of queries, keys and values): that axis, and this axis as it is at each of its entries.
+        slots: where the tensor has another axis that numbers tensors of different use (the 3 of a fused projection of
+            queries, keys and values): this axis as it is at each of its entries.
     """
 
     __slots__ = ("expr", "slots")
@@ -57,11 +57,29 @@ class Axis:
         return f"Axis({self.expr!r})"
 
 
-class Slots(NamedTuple):
-    """An axis for each entry of a numbering axis."""
+class Slots:
+    """What an axis is at each entry, or each part, of a numbering axis: an axis of its own, if it is asked for.
 
-    numbering: Axis
-    axes: tuple[Axis, ...]
+    Attributes:
+        numbering: the numbering axis.
+        entire: the demands on the axis itself, once it is used as it is at all entries together.
+
+    Args:
+        numbering: see above.
+        entire: see above.
+        tie: demands of an axis what has to hold where a stretch of the numbering axis begins.
+    """
+
+    def __init__(self, numbering: Axis, entire: Sequence[Constraint], tie: Callable[[Axis, int], None]) -> None:
+        self.numbering, self.entire, self._tie = numbering, entire, tie
+        self._made: dict[int, Axis] = {}
+
+    def at(self, start: int, expr: Expr) -> Axis:
+        """Return the axis as it is from `start` on along the numbering axis."""
+        if start not in self._made:
+            self._made[start] = Axis(expr)
+            self._tie(self._made[start], start)
+        return self._made[start]
 
 
 class Constraint:
@@ -106,16 +124,10 @@ class Roles:
         self._places: dict[int, tuple[Expr, dict[_Place, None]]] = {}
         self._merged: set[int] = set()
         self._fixed = {(id(axis), id(symbol), route) for axis in fixed for symbol, route in self.places(axis)}
-        products = []
+        self._products: list[Constraint] = []
         for constraint in constraints:
-            self._axes.extend(constraint.axes)
-            for axis in constraint.axes:
-                self._merge_slots(axis, constraint.where)
-            if constraint.kind == "product":
-                products.append(constraint)
-            else:
-                self._relate(constraint)
-        for constraint in products:
+            self._add(constraint)
+        for constraint in self._products:
             self._decide(constraint)
 
     def of(self, axis: Axis, symbol: Symbol, route: Route = ()) -> Role:
@@ -134,14 +146,22 @@ class Roles:
             self._places[id(expr)] = expr, dict.fromkeys(occurrences(expr))
         return self._places[id(expr)][1]
 
-    def _merge_slots(self, axis: Axis, where: str) -> None:
+    def _add(self, constraint: Constraint) -> None:
+        self._axes.extend(constraint.axes)
+        for axis in constraint.axes:
+            self._merge_slots(axis)
+        if constraint.kind == "product":
+            self._products.append(constraint)
+        else:
+            self._relate(constraint)
+
+    def _merge_slots(self, axis: Axis) -> None:
         """An axis that is used as a whole has one role at all entries of the numbering axis."""
         if axis.slots is None or id(axis) in self._merged:
             return
         self._merged.add(id(axis))
-        for slot in axis.slots.axes:
-            self._axes.append(slot)
-            self._relate(Constraint("same", (axis, slot), where))
+        for constraint in axis.slots.entire:
+            self._add(constraint)
 
     def _relate(self, constraint: Constraint) -> None:
         kind, axes = constraint.kind, constraint.axes
@@ -197,9 +217,10 @@ class Roles:
                 break
             offset -= part.size
             first += 1
-        if isinstance(resolve(piece.expr), Concat):
+        stretch = resolve(piece.expr)
+        if isinstance(stretch, Concat) and stretch.parts[0].size == expr.parts[first].size:
             return lambda route: (first + route[0], *route[1:])
-        return lambda route: (first, *route)
+        return lambda route: (first, *route)  # a part, or a factor of it
 
     def _decide(self, constraint: Constraint) -> None:
         left, right, out = constraint.axes

@@ -377,7 +377,7 @@ DECODERS = [
         text(11),
         layer="transformer.h.0.",
         grows="transformer.wte.weight[1] lm_head.weight[1] ~mlp.fc_in.weight[0] ~attn.q_proj.weight[0] "
-        "~attn.out_proj.weight[1]",
+        "~attn.out_proj.weight[1] transformer.rotary_emb.embed_positions[1]",
         stuck={"transformer.wte.weight[0]": LOOKED_UP, "lm_head.weight[0]": OUTPUT, "lm_head.bias[0]": OUTPUT},
     ),
     architecture(
@@ -517,11 +517,8 @@ DECODERS = [
         layer="transformer.h.0.",
         grows="transformer.word_embeddings.weight[1] transformer.ln_f.weight[0] ~mlp.dense_h_to_4h.weight[0] "
         "~self_attention.query_key_value.weight[1] ~self_attention.query_key_value.weight[0] "
-        "~self_attention.dense.weight[1]",
-        stuck={
-            "transformer.word_embeddings.weight[0]": TIED,
-            "transformer.rotary_emb.inv_freq[0]": "both have to share",  # one axis for queries, keys and values
-        },
+        "~self_attention.dense.weight[1] transformer.rotary_emb.inv_freq[0]",
+        stuck={"transformer.word_embeddings.weight[0]": TIED},
     ),
     architecture(
         "falcon 40b",  # each group has its query heads, a key and a value head in consecutive rows
@@ -530,7 +527,8 @@ DECODERS = [
         text(11),
         layer="transformer.h.0.",
         grows="transformer.word_embeddings.weight[1] ~ln_attn.weight[0] ~ln_mlp.weight[0] "
-        "~mlp.dense_4h_to_h.weight[1] ~self_attention.query_key_value.weight[0] ~self_attention.dense.weight[1]",
+        "~mlp.dense_4h_to_h.weight[1] ~self_attention.query_key_value.weight[0] ~self_attention.dense.weight[1] "
+        "transformer.rotary_emb.inv_freq[0]",
         stuck={"transformer.word_embeddings.weight[0]": TIED},
     ),
     architecture(

@@ -109,6 +109,31 @@ class MaskedSelfAttention(nn.Module):
         return self.proj(y.transpose(1, 2).contiguous().view(b, t, c))
 
 
+class MultiQueryAttention(nn.Module):
+    """One projection: the query heads, then one key and one value head; pairs of neighbours are rotated."""
+
+    def __init__(self, dim, heads, head_size, length):
+        super().__init__()
+        self.qkv, self.out = nn.Linear(dim, (heads + 2) * head_size), nn.Linear(heads * head_size, dim)
+        self.heads = heads
+        angles = torch.outer(torch.arange(length), 10.0 ** -torch.arange(head_size // 2))
+        self.register_buffer("cos", angles.cos())
+        self.register_buffer("sin", angles.sin())
+
+    def rotate(self, x):
+        cos, sin = self.cos[: x.shape[1], None, :], self.sin[: x.shape[1], None, :]
+        even, odd = x[..., ::2], x[..., 1::2]
+        return torch.stack([even * cos - odd * sin, odd * cos + even * sin], dim=-1).flatten(-2)
+
+    def forward(self, x):
+        b, t, _ = x.shape
+        qkv = self.qkv(x).view(b, t, self.heads + 2, -1)
+        q, k, v = self.rotate(qkv[:, :, :-2]), self.rotate(qkv[:, :, -2:-1]), qkv[:, :, -1:]
+        k, v = k.expand_as(q), v.expand_as(q)
+        y = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), is_causal=True)
+        return self.out(y.transpose(1, 2).flatten(2))
+
+
 class GPT(nn.Module):
     def __init__(self, attention, vocab_size, n_embd, n_head, block_size, tied=False):
         super().__init__()
@@ -738,6 +763,13 @@ def of_lengths(longest):
 
 
 ARCHITECTURES = [
+    zoo(
+        *("multi-query", model_of(23, 14, lambda: MultiQueryAttention(14, 3, 10, 11), lambda: mlp(14, 17, 14))),
+        *(tokens(23, 7), tokens(23, 11)),
+        "embed.weight[1] layers.0.fn.qkv.weight[0] layers.0.fn.qkv.bias[0] layers.0.fn.out.weight[1] layers.0.fn.cos[1] "
+        "layers.1.fn.0.weight[0] embed.weight[0]=looks layers.0.fn.cos[0]=cuts layers.0.fn.sin[0]=cuts "
+        "head.weight[0]=output",
+    ),
     zoo(
         *("nanogpt", lambda: GPT(CausalSelfAttention, 23, 12, 3, 11, tied=True), tokens(23, 7), tokens(23, 11)),
         "wte.weight[1] wpe.weight[1] h.0.fn.c_attn.weight[0] h.0.fn.c_proj.weight[1] h.1.fn.0.weight[0] "

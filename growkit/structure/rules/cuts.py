@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from growkit.structure.dimensions import Expr, Symbol, concat, is_data, leaves, product, resolve
+from growkit.structure.dimensions import Concat, Expr, Symbol, concat, is_data, leaves, product, resolve
 from growkit.structure.refine import chop, cut, divide
 from growkit.structure.roles import Axis
 from growkit.structure.rules.registry import rule
@@ -205,6 +205,9 @@ def _set_piece(tracer: Tracer, x: Tensor, along: int, start: int, piece: Tensor,
         tracer.freeze(axis, "takes only some of its units")
         axes[along] = tracer.extent(size, f"was cut out by {tracer.where}")
     elif stretch is not resolve(axis.expr):
+        if size == 1 or not is_data(axis.expr):
+            part = isinstance(stretch, Concat)
+            axes = [each if part else _slot(each, axis, start) for each in axes]
         axes[along] = Axis(stretch)
         tracer.piece(axes[along], axis, start)
     tracer.sized(axes[along], wanted)
@@ -245,7 +248,7 @@ def unbind(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, A
 
 def _slot(axis: Axis, numbering: Axis, index: int) -> Axis:
     """Return what an axis is at one entry of a numbering axis."""
-    return axis.slots.axes[index] if axis.slots is not None and axis.slots.numbering is numbering else axis
+    return axis.slots.at(index, axis.expr) if axis.slots is not None and axis.slots.numbering is numbering else axis
 
 
 @rule(aten.pixel_shuffle, aten.pixel_unshuffle)

@@ -8,7 +8,7 @@ import torch
 
 from growkit.structure.dimensions import Expr, Symbol, freeze, is_data, leaves, product, resolve
 from growkit.structure.refine import boundary, chop, divide
-from growkit.structure.roles import Axis, Slots
+from growkit.structure.roles import Axis, Constraint, Slots
 from growkit.structure.rules.registry import rule
 from growkit.structure.sizes import Size
 
@@ -146,11 +146,16 @@ def _halve(tracer: Tracer, axis: Axis, front: int, *, literal: bool) -> tuple[Ax
     halves = divide(axis.expr, front, tracer.where)
     if halves is None:
         return None
-    slow, fast = (_factor(tracer, expr, axis) for expr in halves)
+    slow = _factor(tracer, halves[0], axis)
     if literal:
         for symbol in leaves(slow.expr):
             if not symbol.extent:
                 freeze(symbol, f"{tracer.where} gives its size as the number {front}")
+    if is_data(axis.expr) or (axis.slots is not None and is_data(axis.slots.numbering.expr)):
+        return slow, _factor(tracer, halves[1], axis)
+    fast = Axis(halves[1])
+    entire = [Constraint("same", (fast, axis), tracer.where)]
+    fast.slots = Slots(slow, entire, lambda slot, start: tracer.piece(slot, axis, start * slot.expr.size))
     return slow, fast
 
 
@@ -160,20 +165,22 @@ def _number(tracer: Tracer, axis: Axis, count: int) -> tuple[Axis, Axis] | None:
     if part is None:
         return None
     why = f"is the number {count} in the code of {tracer.where}"
-    numbering = Axis(Symbol(count, extent=True, number=True, frozen=why))
-    slots = tuple(Axis(part) for _ in range(count))
-    for index, slot in enumerate(slots):
-        tracer.piece(slot, axis, index * part.size)
-    return numbering, Axis(part, Slots(numbering, slots))
+    numbering, fast = Axis(Symbol(count, extent=True, number=True, frozen=why)), Axis(part)
+    entire = [Constraint("piece", (fast, axis), tracer.where, index * part.size) for index in range(count)]
+    fast.slots = Slots(numbering, entire, lambda slot, start: tracer.piece(slot, axis, start * slot.expr.size))
+    return numbering, fast
 
 
 def _factor(tracer: Tracer, expr: Expr, axis: Axis) -> Axis:
     """Return an axis for a factor of another one, with the roles that the other one has for its symbols."""
+    factor = Axis(expr)
     if axis.slots is None:
-        factor = Axis(expr)
         tracer.constrain("same", factor, axis)
         return factor
-    slots = tuple(Axis(expr) for _ in axis.slots.axes)
-    for slot, whole in zip(slots, axis.slots.axes, strict=True):
-        tracer.constrain("same", slot, whole)
-    return Axis(expr, Slots(axis.slots.numbering, slots))
+    slots = axis.slots
+
+    def tie(slot: Axis, start: int) -> None:
+        tracer.constrain("same", slot, slots.at(start, axis.expr))
+
+    factor.slots = Slots(slots.numbering, [Constraint("same", (factor, axis), tracer.where)], tie)
+    return factor
