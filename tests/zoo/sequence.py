@@ -766,7 +766,7 @@ ARCHITECTURES = [
     zoo(
         *("multi-query", model_of(23, 14, lambda: MultiQueryAttention(14, 3, 10, 11), lambda: mlp(14, 17, 14))),
         *(tokens(23, 7), tokens(23, 11)),
-        "embed.weight[1] layers.0.fn.qkv.weight[0] layers.0.fn.qkv.bias[0] layers.0.fn.out.weight[1] layers.0.fn.cos[1] "
+        "embed.weight[1] layers.0.fn.qkv.weight[0] layers.0.fn.out.weight[1] layers.0.fn.cos[1] "
         "layers.1.fn.0.weight[0] embed.weight[0]=looks layers.0.fn.cos[0]=cuts layers.0.fn.sin[0]=cuts "
         "head.weight[0]=output",
     ),
