@@ -136,6 +136,8 @@ class SizeMode(TorchFunctionMode):
             axes = tracer.axes_of(args[0])
             total = func(*args)
             return Size(total, product(axis.expr for axis in axes), tracer.log) if axes else total
+        if name == "__len__":
+            return self._length(args[0], func(*args))
         if name in _LEAVING or name in _SHOWING:
             self._shows(args, name)
         if func is not self._opened and (opened := _opened(func)) is not None:
@@ -180,6 +182,13 @@ class SizeMode(TorchFunctionMode):
     def _size(self, tensor: Tensor, dim: int | None = None) -> Any:
         shape = self._shape(tensor, Tensor.size(tensor))
         return shape if dim is None else shape[dim]
+
+    def _length(self, tensor: Tensor, length: int) -> int:
+        """Note that Python makes a plain number of a length, so that nobody sees what becomes of it."""
+        axes = self._tracer.axes_of(tensor)
+        if axes is not None:
+            self._tracer.log.note_read(Size(length, axes[0].expr, self._tracer.log))
+        return length
 
     def _note_operands(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         log = self._tracer.log

@@ -8,7 +8,7 @@ attribute is a mirror if the forward pass used its value as a size.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from typing import Any, NamedTuple
 
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from growkit.structure.dimensions import Expr, Product, Symbol, is_data, leaves, product, resolve
 from growkit.structure.positions import evaluate
 from growkit.structure.roles import Axis
-from growkit.structure.sizes import Log, Real, Size, expression, plain, same_size
+from growkit.structure.sizes import Log, Real, Size, expression, operands, plain, same_size
 from growkit.structure.tensors import INTERNAL
 
 __all__ = ["MIRRORING", "Attributes", "Mirror", "agrees", "held", "output_mirrors", "parameter_mirrors"]
@@ -136,6 +136,7 @@ def agrees(module: nn.Module, attribute: str, axes: Sequence[Axis], *, several: 
 
 # Modules of torch whose forward pass reads sizes from attributes; the others are in the tables above.
 _MOST_SIZES = 16
+_SIZES = {key for attributes in _OF_PARAMETERS.values() for key in attributes} | {"in_channels", "out_channels"}
 _READING = (nn.MultiheadAttention, nn.Transformer, nn.RNNBase, nn.RNNCellBase, nn.Unflatten, nn.ChannelShuffle)
 
 
@@ -145,21 +146,23 @@ class Attributes:
     Args:
         model: whose attributes to tag.
         log: of the pass.
+        axis_of: returns an axis of a parameter.
+        words: in the code of the model. Layers of torch do not read their sizes; they are tagged if the model does.
     """
 
-    def __init__(self, model: nn.Module, log: Log) -> None:
+    def __init__(self, model: nn.Module, log: Log, axis_of: Callable[[Tensor, int], Axis], words: Set[str]) -> None:
         self._log = log
-        self._owners = list(_owners(model))
+        self._axis_of = axis_of
+        self._read = _SIZES & words
+        self._owners = list(_owners(model, layers=bool(self._read)))
         self._explained: set[int] = set()
         self._tagged: list[tuple[Any, str, Any, Any]] = []
 
     def __enter__(self) -> Attributes:
         for owner in self._owners:
-            for key, value in list(held(owner).items()):
-                tag = self._tag(owner, key, value)
-                if tag is not None:
-                    held(owner)[key] = tag
-                    self._tagged.append((owner, key, value, tag))
+            for key, tag in list(self._tags_of_layer(owner) if _is_layer(owner) else self._tags(owner)):
+                self._tagged.append((owner, key, held(owner)[key], tag))
+                held(owner)[key] = tag
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -170,6 +173,18 @@ class Attributes:
             for key, value in held(owner).items():
                 if (untagged := plain(value)) is not value:
                     held(owner)[key] = untagged
+
+    def _tags_of_layer(self, layer: nn.Module) -> Iterator[tuple[str, Size]]:
+        """Yield the attributes of a layer that repeat its parameters, and that the model reads."""
+        for attribute, parameter, position in parameter_mirrors(layer):
+            axis = self._axis_of(parameter, position)
+            if attribute in self._read and agrees(layer, attribute, (axis,), several=False):
+                yield attribute, Size(axis.expr.size, axis.expr, self._log)
+
+    def _tags(self, owner: Any) -> Iterator[tuple[str, Any]]:
+        for key, value in held(owner).items():
+            if (tag := self._tag(owner, key, value)) is not None:
+                yield key, tag
 
     def _tag(self, owner: Any, key: str, value: Any) -> Any:
         if type(value) is int and value > 1:
@@ -235,12 +250,13 @@ class Attributes:
                 if unread and all(tags.get((id(other), key)) == int(size.size) for other, size in alike):
                     yield Mirror(module, key, (expr,))
 
-    def unexplained(self, known: set[Symbol]) -> Iterator[tuple[Expr, str]]:
+    def unexplained(self) -> Iterator[tuple[Expr, str]]:
         """Yield sizes whose value went into the computation as a number, other than to scale scores, and where."""
         for size, under_way in self._log.reads:
-            expr = expression(size, "arithmetic") if id(size) not in self._explained else None
-            if expr is not None and known.intersection(leaves(expr)):
-                yield expr, type(under_way).__name__
+            if id(size) not in self._explained:
+                expr = expression(size, "arithmetic")
+                for each in operands(size) if expr is None else [expr]:
+                    yield each, type(under_way).__name__
 
     def root_of(self, expr: Expr, module: object) -> tuple[bool, Mirror | None, Expr | None]:
         """Say whether a module divides by the square root of a size.
@@ -282,19 +298,24 @@ def _others(whole: Expr, part: Expr) -> Expr | None:
     return product(factors) if factors else None
 
 
-def _owners(model: nn.Module) -> Iterator[Any]:
+def _is_layer(owner: Any) -> bool:
+    """Say whether something is a layer of torch whose forward pass reads no sizes from attributes."""
+    return type(owner).__module__.startswith("torch.nn.") and not isinstance(owner, _READING)
+
+
+def _owners(model: nn.Module, *, layers: bool) -> Iterator[Any]:
     seen: set[int] = set()
     for module in model.modules():
         if isinstance(module, torch.jit.ScriptModule):
             continue
-        library = type(module).__module__.startswith("torch.nn.") and not isinstance(module, _READING)
-        if not library:
+        layer = _is_layer(module)
+        if layers or not layer:
             yield module
-            for key, value in vars(module).items():
-                own = type(value) is dict and key not in INTERNAL
-                if (own or _is_configuration(value)) and id(value) not in seen:
-                    seen.add(id(value))
-                    yield value
+        for key, value in vars(module).items() if not layer else ():
+            own = type(value) is dict and key not in INTERNAL
+            if (own or _is_configuration(value)) and id(value) not in seen:
+                seen.add(id(value))
+                yield value
 
 
 def _is_configuration(value: Any) -> bool:

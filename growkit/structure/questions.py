@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 from contextlib import suppress
 from types import CellType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-__all__ = ["asks_for_gradients", "asks_for_mode"]
+__all__ = ["asks_for_gradients", "asks_for_mode", "words_of"]
 
 _MODE = {"training"}
 _GRADIENTS = {"is_grad_enabled", "requires_grad", "grad_fn"}
@@ -25,14 +25,24 @@ _LIBRARIES = {"builtins", "torch", "pytorch_lightning", "lightning"}
 _CALLS = 4
 
 
-def asks_for_mode(model: nn.Module) -> bool:
-    """Say whether some code of the model asks for the mode, so that training may take branches of its own."""
-    return _switches(model) or any((_MODE | _GRADIENTS) & words for words in _words(model))
+def words_of(model: nn.Module) -> frozenset[str]:
+    """Return the names and strings in all code that a pass of the model may run, but for that of libraries."""
+    return frozenset().union(*_words(model))
 
 
-def asks_for_gradients(model: nn.Module) -> bool:
-    """Say whether some code of the model asks if gradients are recorded."""
-    return any(_GRADIENTS & words for words in _words(model))
+def asks_for_mode(model: nn.Module, words: Set[str]) -> bool:
+    """Say whether some code of the model asks for the mode, so that training may take branches of its own.
+
+    Args:
+        model: the model.
+        words: see `words_of`.
+    """
+    return _switches(model) or not words.isdisjoint(_MODE | _GRADIENTS)
+
+
+def asks_for_gradients(words: Set[str]) -> bool:
+    """Say whether some code asks if gradients are recorded."""
+    return not words.isdisjoint(_GRADIENTS)
 
 
 def _switches(model: nn.Module) -> bool:
@@ -54,28 +64,28 @@ def _is_library(module: Any) -> bool:
 
 
 def _words(model: nn.Module) -> Iterator[frozenset[str]]:
-    """Yield the names and strings in each piece of code that a pass may run, nearest to the model first."""
+    """Yield the names and strings in each piece of code that a pass may run."""
     modules = list(model.modules())
     seen: set[int] = set()
     near: list[Any] = [*{type(module) for module in modules}, *(own for module in modules for own in _attached(module))]
     for _ in range(_CALLS + 1):
         called: list[Any] = []
         for function in _functions(near, seen):
-            names, strings = _words_of(function.__code__)
+            names, strings = _words_in(function.__code__)
             yield names | strings
             called += _used(function, names)
         near = called
 
 
 @functools.lru_cache(maxsize=4096)
-def _words_of(code: CodeType) -> tuple[frozenset[str], frozenset[str]]:
+def _words_in(code: CodeType) -> tuple[frozenset[str], frozenset[str]]:
     """Return the names and the strings in a piece of code and in the functions defined inside it."""
     names, strings = set(code.co_names), set()
     for constant in code.co_consts:
         if isinstance(constant, str):
             strings.add(constant)
         elif isinstance(constant, CodeType):
-            inner_names, inner_strings = _words_of(constant)
+            inner_names, inner_strings = _words_in(constant)
             names |= inner_names
             strings |= inner_strings
     return frozenset(names), frozenset(strings)

@@ -18,7 +18,7 @@ from growkit.structure.refine import chop
 from growkit.structure.turns import Turns, place_of_question
 from growkit.structure.unify import unify
 
-__all__ = ["Log", "Number", "Real", "Seen", "Size", "expression", "plain", "same_size", "sizes_in"]
+__all__ = ["Log", "Number", "Real", "Seen", "Size", "expression", "operands", "plain", "same_size", "sizes_in"]
 
 # How a size was made: an expression, or an arithmetic operation on two operands.
 Form = Expr | tuple[str, Any, Any]
@@ -324,6 +324,16 @@ def expression(size: Any, where: str) -> Expr | None:
         a, b = b, a  # a number of equal parts, laid end to end
     made = {"product": _times, "sum": _plus, "difference": _minus, "quotient": _over}[operation](a, b, where)
     return made if made is not None and made.size == int(size) else None
+
+
+def operands(size: Size) -> Iterator[Expr]:
+    """Yield the dimensions that a number was computed from, however that was."""
+    if not isinstance(size.form, tuple):
+        yield resolve(size.form)
+        return
+    for operand in size.form[1:]:
+        if isinstance(operand, Size):
+            yield from operands(operand)
 
 
 def _times(a: Expr, b: Expr, where: str) -> Expr | None:

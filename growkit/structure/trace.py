@@ -26,7 +26,7 @@ from growkit.structure.dimensions import freeze, leaves
 from growkit.structure.forward import Example, call, evaluation, switch, tensors_in
 from growkit.structure.hollow import Runner
 from growkit.structure.mirrors import Attributes
-from growkit.structure.questions import asks_for_gradients, asks_for_mode
+from growkit.structure.questions import asks_for_gradients, asks_for_mode, words_of
 from growkit.structure.rules import Rule
 from growkit.structure.tracer import Tracer
 
@@ -72,7 +72,8 @@ def _traced(
         for tensor in tensors_in(value):
             reasons = [f"is axis {axis} of the model's input {name}" for axis in range(tensor.dim())]
             tracer[tensor] = [tracer.extent(n, why) for n, why in zip(tensor.shape, reasons, strict=True)]
-    attributes = Attributes(model, tracer.log) if remembering else None
+    words = words_of(model)
+    attributes = Attributes(model, tracer.log, tracer.axis, words) if remembering else None
     with ExitStack() as stack:
         tracer.guard = stack.enter_context(evaluation(model, example, noted=True))
         stack.enter_context(_slow_path())
@@ -84,8 +85,9 @@ def _traced(
                 outputs = [call(model, example)]
                 first = tracer.work[:], dict(tracer.outputs)
                 outputs += _turned_passes(tracer, model, example)
-                if any(id(parameter) not in tracer.reached for parameter in model.parameters()) or asks_for_mode(model):
-                    outputs.append(_train_pass(tracer, model, example))
+                unreached = any(id(parameter) not in tracer.reached for parameter in model.parameters())
+                if unreached or asks_for_mode(model, words):
+                    outputs.append(_train_pass(tracer, model, example, gradients=asks_for_gradients(words)))
                 tracer.work, tracer.outputs = first
         except Exception as error:
             raise StructureError(
@@ -177,9 +179,8 @@ def _turned_passes(tracer: Tracer, model: nn.Module, example: Example) -> list[A
     return outputs
 
 
-def _train_pass(tracer: Tracer, model: nn.Module, example: Example) -> Any:
+def _train_pass(tracer: Tracer, model: nn.Module, example: Example, *, gradients: bool) -> Any:
     """Run the model in training mode; return its output, or None if it wants other inputs then."""
-    gradients = asks_for_gradients(model)
     try:
         with _without_graphs(model), torch.set_grad_enabled(gradients):
             switch(model, training=True)

@@ -132,6 +132,10 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __setitem__(self, tensor: Tensor, axes: list[Axis]) -> None:
         self.axes[tensor] = axes
 
+    def axis(self, tensor: Tensor, position: int) -> Axis:
+        """Return one axis of a tensor."""
+        return self[tensor][position]
+
     def axes_of(self, tensor: Tensor) -> list[Axis] | None:
         """Return the axes of a tensor, or None if it has not been seen yet."""
         return self.axes.get(tensor)
@@ -428,22 +432,24 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for module in model.modules():
             for attribute, parameter, position in parameter_mirrors(module):
                 self.note(module, attribute, (self[parameter][position],))
-        known = {
-            symbol
-            for tensor in self.tensors.values()
-            for axis in self[tensor]
-            for symbol in leaves(axis.expr)
-            if not symbol.extent
-        }
+        known = self._units()
         if attributes is not None:
             self.mirrors.extend(attributes.mirrors(known))
             self.mirrors.extend(attributes.unread([(module, axis.expr) for module, axis in self._repeats], known))
             for constraint, place in self._scores:
                 self._scale(constraint, *attributes.root_of(constraint.axes[0].expr, place))
-            for expr, kind in attributes.unexplained(known):
-                forbid_exact(expr, f"is used as a number in the forward pass of {kind}")
+            numbers = list(attributes.unexplained())
+            known = self._units() if numbers else known  # to understand a number may take a dimension apart
+            for expr, kind in numbers:
+                if known.intersection(leaves(expr)):
+                    forbid_exact(expr, f"is used as a number in the forward pass of {kind}")
         for demand, axis, reason in self.demands:
             demand(axis.expr, reason)
+
+    def _units(self) -> set[Symbol]:
+        """Return the symbols of all parameters and buffers but those that belong to the data."""
+        axes = (axis for tensor in self.tensors.values() for axis in self[tensor])
+        return {symbol for axis in axes for symbol in leaves(axis.expr) if not symbol.extent}
 
     def _scale(self, constraint: Constraint, rooted: bool, mirror: Mirror | None, others: Expr | None) -> None:
         """Let what shares units out make up for scores that are divided by the square root of their size."""

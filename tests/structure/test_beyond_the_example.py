@@ -14,7 +14,7 @@ from torch import nn
 
 import growkit
 from growkit.structure import trace
-from growkit.structure.questions import asks_for_mode
+from growkit.structure.questions import asks_for_mode, words_of
 
 X = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
 
@@ -313,8 +313,8 @@ def test_scripted_code_may_ask_for_the_mode():
 
 def test_layers_of_torch_ask_nothing():
     layers = [nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(), nn.TransformerEncoderLayer(4, 2), nn.GRU(4, 4)]
-    assert not asks_for_mode(nn.Sequential(*layers))
-    assert not asks_for_mode(Residual(nn.Linear(4, 4)))
+    for model in (nn.Sequential(*layers), Residual(nn.Linear(4, 4))):
+        assert not asks_for_mode(model, words_of(model))
 
 
 def test_weights_that_the_switch_of_the_mode_merges_come_back(unchanged):

@@ -22,6 +22,17 @@ class Net(nn.Module):
         return self.run(self, x, choice)
 
 
+class Two(nn.Module):
+    """Two layers, and nothing else."""
+
+    def __init__(self, forward):
+        super().__init__()
+        self.first, self.last, self.run = nn.Linear(3, 4), nn.Linear(4, 5), forward
+
+    def forward(self, x):
+        return self.run(self, x, self.first(x))
+
+
 UNREACHED = {
     "a length that does not fit": lambda m, x, c: (m.last if x.shape[1] != 9 else m.other)(
         m.first(x) + (0 if x.shape[1] != 9 else torch.ones(9, 1))
@@ -47,6 +58,9 @@ QUESTIONS = {
 }
 CUTS = {
     "chunks": lambda m, x, h: sum(m.last(c.amax(1)) for c in h.split(h.shape[-1], 1)),
+    "twice as many": lambda m, x, h: m.last(h[:, -2 * h.shape[-1] :]).mean(1),
+    "a number of chunks": lambda m, x, h: sum(m.last(c.amax(1)) for c in h[:, :1].chunk(h.shape[-1] // 2, 1)),
+    "a length": lambda m, x, h: m.last(h) * (1 if x.abs().max() < 50 else len(h.transpose(0, 2))),
     "a window": lambda m, x, h: m.last(h[:, -h.shape[-1] :]).mean(1),
     "a band": lambda m, x, h: m.last(torch.ones(x.shape[1], x.shape[1], dtype=x.dtype).tril(h.shape[-1]) @ h),
     "the top": lambda m, x, h: m.last(h.topk(min(h.shape[-1], h.shape[1]), 1)[0]).mean(1),
@@ -54,6 +68,7 @@ CUTS = {
     "a comparison": lambda m, x, h: m.last(h) * (2 if x.shape[1] > h.shape[-1] else 1),
     "a comparison with values": lambda m, x, h: m.last(m.first(torch.where(x > h.shape[-1], -x, x))),
     "a remainder": lambda m, x, h: m.last(m.first(x % h.shape[-1])),
+    "a bound from a layer": lambda m, x, h: m.last(m.first(x.clamp(max=m.first.out_features))),
     "a bound": lambda m, x, h: m.last(m.first(x.clamp_max(h.shape[-1]))),
 }
 
@@ -183,8 +198,7 @@ def test_what_experts_share_is_frozen_and_no_more():
 @pytest.mark.parametrize("forward", CUTS.values(), ids=CUTS.keys())
 def test_units_whose_number_cuts_or_bounds_data_are_frozen(forward):
     torch.manual_seed(0)
-    model = Net(lambda m, x, _: forward(m, x, m.first(x)))
-    assert growkit.trace(model, torch.randn(2, 3, 3))["first"].frozen
+    assert growkit.trace(Two(forward), torch.randn(2, 3, 3))["first"].frozen
 
 
 @pytest.mark.parametrize("name", ["llama", "mistral"])
