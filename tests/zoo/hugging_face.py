@@ -690,7 +690,7 @@ ENCODER_DECODERS = [  # each also returns what its encoder said
         stuck={
             "model.encoder.conv1.weight[1]": INPUT,
             "model.encoder.conv2.weight[0]": OUTPUT,
-            "model.encoder.embed_positions.weight[0]": LOOKED_UP,
+            "model.encoder.embed_positions.weight[0]": "numbers its units",
             "model.decoder.embed_tokens.weight[0]": TIED,
             "model.decoder.embed_positions.weight[0]": LOOKED_UP,
         },
