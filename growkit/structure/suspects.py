@@ -34,7 +34,8 @@ def suspects(name: str, shape: Sequence[int], axes: _Axes) -> set[Symbol]:
     """Return the widths that may run through a parameter that was not reached.
 
     If a parameter at the same place in another entry of a list was reached, as that of another expert, they are those
-    that this one shares with the rest of the model; else all whose size is one of the parameter's, or divides it.
+    that this one shares with the rest of the model; else all whose size is one of the parameter's, or divides it, and
+    those of layers of the same shape beside it.
 
     Args:
         name: of the parameter.
@@ -47,13 +48,22 @@ def suspects(name: str, shape: Sequence[int], axes: _Axes) -> set[Symbol]:
         entry = _entry(like, name)
         rest = {other: found for other, found in axes.items() if not other.startswith(entry)}
         return _symbols({like: axes[like]}) & _symbols(rest)
-    symbols = [symbol for symbol in _symbols(axes) if symbol.size > 1]
+    symbols = {symbol for symbol in _symbols(axes) if symbol.size > 1}
     found: set[Symbol] = set()
     for size in shape:
         equal = {symbol for symbol in symbols if symbol.size == size}
         # Where no width has just this size, it may be a multiple, as behind a flatten.
         found |= equal or {symbol for symbol in symbols if size and size % symbol.size == 0}
+    for other, reached in axes.items():
+        if _are_siblings(name, other) and [axis.expr.size for axis in reached] == list(shape):
+            found |= symbols & _symbols({other: reached})
     return found
+
+
+def _are_siblings(name: str, other: str) -> bool:
+    """Say whether two names differ in one of their last two parts only: layers side by side, as of query and key."""
+    one, two = name.split("."), other.split(".")
+    return len(one) == len(two) and one[:-2] == two[:-2] and (one[-2:-1] == two[-2:-1] or one[-1] == two[-1])
 
 
 def _place(name: str) -> str:

@@ -195,6 +195,24 @@ def test_what_experts_share_is_frozen_and_no_more():
     assert structure["experts.0.0"].frozen is None
 
 
+def test_what_layers_beside_an_unreached_one_consist_of_is_frozen():
+    class Entities(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.query, self.key, self.value, self.other = (nn.Linear(4, 6) for _ in range(4))
+
+        def forward(self, x, entities=None):
+            q, k, v = (layer(x).unflatten(-1, (3, -1)).transpose(1, 2) for layer in (self.query, self.key, self.value))
+            if entities is not None:
+                q = q + self.other(entities).unflatten(-1, (3, -1)).transpose(1, 2)
+            return nn.functional.scaled_dot_product_attention(q, k, v).amax(2)
+
+    structure = growkit.trace(Entities(), torch.randn(2, 7, 4))
+    sizes = [w for w in structure.widths.values() if w.name.startswith("query")]
+    assert sizes
+    assert all(w.frozen for w in sizes)
+
+
 @pytest.mark.parametrize("forward", CUTS.values(), ids=CUTS.keys())
 def test_units_whose_number_cuts_or_bounds_data_are_frozen(forward):
     torch.manual_seed(0)
