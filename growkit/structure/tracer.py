@@ -37,6 +37,7 @@ from growkit.structure.operations import facts_of, flops_of
 from growkit.structure.roles import Axis, Constraint
 from growkit.structure.rules import RULES, Rule, is_pointwise, pointwise, refuse
 from growkit.structure.rules.cuts import full_slices
+from growkit.structure.shifts import Shifts
 from growkit.structure.sizes import Log, Size, expression, same_size
 from growkit.structure.tensors import TensorTable, named_tensors
 from growkit.structure.traps import Trap, Traps
@@ -64,6 +65,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         outputs: the shape of the last tensor that each module returned, by its name.
         results: the axes of each tensor that the model returned.
         gains: by identity, each direction of a weight norm, its gain, and the axis that the gain runs over.
+        shifts: the vectors of the model that are used with a number added to them.
         guard: to be told of every operation, so that it can undo what they write.
         call: the torch function under way, as it was called from Python, or None.
         log: what the pass did with the values of sizes, and what it asked.
@@ -81,6 +83,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.outputs: dict[str, tuple[int, ...]] = {}
         self.results: list[list[Axis]] = []
         self.gains: list[tuple[int, int, int]] = []
+        self.shifts = Shifts()
         self.decides = False
         self.runner = runner or Runner(values=True)
         self.dtypes: set[torch.dtype] = set()
@@ -101,6 +104,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         tensors = self.tensors.values()
         for tensor in tensors:
             self.axes[tensor] = [Axis(Symbol(size)) for size in tensor.shape]
+            self.shifts.know(tensor, self[tensor])
             if not (tensor.is_floating_point() or tensor.is_complex()):
                 self.constraints.extend(Constraint("copies", (axis,), "a mask") for axis in self[tensor])
         self._persistent = {id(tensor) for tensor in tensors}
@@ -318,6 +322,14 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Note a weight that is a gain times a direction of norm 1, so that the gain follows the direction."""
         self.gains.append((id(direction), id(gain), axis))
 
+    def shifted(self, tensor: Tensor, number: float) -> list[Axis] | None:
+        """Return the axes of a parameter plus a number, as in `1 + weight`; None if the tensor is no such vector."""
+        tie = self.shifts.add(self[tensor][0], number, self.where) if tensor.dim() == 1 else None
+        if tie is None:
+            return None
+        self.constraints.append(tie)
+        return [tie.axes[0]]
+
     def count(self, operation: Callable[..., Any], arguments: tuple[Any, ...], out: Any, *axes: Axis) -> None:
         """Note the FLOPs of the operation under way, and the axes they are proportional to."""
         flops = flops_of(operation, arguments, out)
@@ -445,6 +457,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
                     forbid_exact(expr, f"is used as a number in the forward pass of {kind}")
         for demand, axis, reason in self.demands:
             demand(axis.expr, reason)
+        self.constraints.extend(self.shifts.settle(self.constraints))
 
     def _units(self) -> set[Symbol]:
         """Return the symbols of all parameters and buffers but those that belong to the data."""

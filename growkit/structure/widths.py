@@ -127,6 +127,7 @@ class Structure:
         outputs: the shape of each module's output on the example, by module name.
         results: the axes of each tensor that the model returns.
         gains: the directions of weight norms, their gains, and the axis that the gain runs over.
+        shifts: parameters that are used with a number added to them, and that number.
     """
 
     def __init__(self, model: nn.Module, tracer: Tracer, samples: int, plugins: Plugins) -> None:
@@ -141,6 +142,7 @@ class Structure:
             for direction, gain, axis in tracer.gains
             if direction in names and gain in names
         ]
+        self.shifts = {names[key]: number for key, number in tracer.shifts.numbers.items()}
         self.results: Sequence[Sequence[Axis]] = tracer.results
         self._work = [(flops / max(math.prod(axis.expr.size for axis in axes), 1), axes) for flops, axes in tracer.work]
         self._samples = samples

@@ -150,12 +150,12 @@ class Operation:
             maps = tuple(map(axis_maps.of, axes))
             if all(mapped is None for mapped in maps):
                 continue
-            old = named[name]
-            new = successor(old, apply_maps(old, maps, "weight"))
+            old, shift = named[name], self.structure.shifts.get(name, 0.0)
+            new = successor(old, apply_maps(old, maps, "weight", shift))
             if old.grad is not None:
                 gradient = apply_maps(old.grad.to_dense() if old.grad.is_sparse else old.grad, maps, "gradient")
                 new.grad = gradient.to_sparse(old.grad.sparse_dim()) if old.grad.is_sparse else gradient
-            changes.append(ParamChange(name, old, new, maps))
+            changes.append(ParamChange(name, old, new, maps, shift))
         return changes
 
     # ------------------------------------------------------------- committing

@@ -14,7 +14,7 @@ from torch import Tensor
 from growkit.errors import SurgeryError, suggestion
 from growkit.structure.dimensions import Expr, Route, Symbol, resolve
 from growkit.structure.positions import Term, expand
-from growkit.structure.roles import Axis, Role, Roles
+from growkit.structure.roles import COPIES, Axis, Role, Roles
 from growkit.surgery.edits import Edit, UnitMap
 from growkit.surgery.selection import Selection
 
@@ -31,10 +31,12 @@ class AxisMap:
         weight: terms for tensors that behave like the weight: outgoing entries are shared out.
         gradient: terms for tensors that behave like its gradient: a copy of a unit receives its share of the gradient,
             a shared weight the whole.
+        shares: whether some entries of the weight are shared out, and not only copied.
     """
 
     weight: Sequence[Term]
     gradient: Sequence[Term]
+    shares: bool = False
 
     def apply(self, tensor: Tensor, axis: int, like: Like) -> Tensor:
         """Return the tensor with this axis at its new length; positions that come from nowhere are zero."""
@@ -74,12 +76,14 @@ class ParamChange:
         old: the tensor as it was; it is no longer part of the model.
         new: the tensor in its place.
         maps: for each axis, where its positions come from; None where nothing changed.
+        shift: what the model adds to the parameter before it uses it: the sum is what is shared out.
     """
 
     name: str
     old: Tensor
     new: Tensor
     maps: tuple[AxisMap | None, ...]
+    shift: float = 0.0
 
     def carry(self, tensor: Tensor, *, like: Like = "weight") -> Tensor:
         """Bring a tensor of the old shape to the new one.
@@ -105,11 +109,13 @@ class ParamChange:
                 expected=f"the old shape of the parameter, {tuple(self.old.shape)}",
                 advice="carry what is shaped like the parameter; rebuild what is not",
             )
-        return apply_maps(tensor, self.maps, like)
+        return apply_maps(tensor, self.maps, like, self.shift)
 
 
-def apply_maps(tensor: Tensor, maps: Sequence[AxisMap | None], like: Like) -> Tensor:
-    """Return a new tensor with every mapped axis at its new length."""
+def apply_maps(tensor: Tensor, maps: Sequence[AxisMap | None], like: Like, shift: float = 0.0) -> Tensor:
+    """Return a new tensor with every mapped axis at its new length; shares are those of the tensor plus `shift`."""
+    if shift and like == "weight" and any(mapped is not None and mapped.shares for mapped in maps):
+        return apply_maps(tensor + shift, maps, like).sub_(shift)
     result = tensor.detach()
     for axis, mapped in enumerate(maps):
         if mapped is not None:
@@ -202,7 +208,8 @@ class AxisMaps:
             unit = self._units[symbol]
             return _scaled(unit.whole if role.shares else unit.shared, math.sqrt(unit.growth) ** -role.power)
 
-        return AxisMap(weight=expand(expr, weight), gradient=expand(expr, gradient))
+        shares = any(role != Role(COPIES, 0) for role in held.values())
+        return AxisMap(expand(expr, weight), expand(expr, gradient), shares)
 
 
 def _scaled(terms: list[Term], factor: float) -> list[Term]:

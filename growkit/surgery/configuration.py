@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from growkit import randomness
 from growkit.surgery.carry import ParamChange
@@ -24,35 +25,33 @@ __all__ = ["follow_configuration"]
 _MOST_FIELDS = 6
 _MOST_TRIALS = 64
 
-# What a model is as far as its configuration says it: shapes of tensors, and whole numbers of modules.
-_Form = tuple[dict[str, torch.Size], dict[str, dict[str, int]]]
+# What a model is as far as its configuration says it: shapes of tensors, and numbers of modules.
+_Form = tuple[dict[str, torch.Size], dict[str, dict[str, str]]]
 
 
 def follow_configuration(model: nn.Module, changes: Sequence[ParamChange], undo: list[Callable[[], Any]]) -> None:
     """Set the fields of a model's configuration to the new sizes, if exactly one setting describes the grown model.
 
-    Nothing follows where a buffer changed that is not saved with the model: one that is built anew would have other
-    entries there.
+    Nothing follows where a model that is built anew would compute something else: where a buffer is not saved with the
+    model and would have other entries, or a number (the root of a width, by which embeddings are scaled) another value.
 
     Args:
         model: after the edit. Only one with an attribute `config`, which its class takes, is looked at.
         changes: the replaced tensors.
         undo: where to note how to put the fields back.
 
-    Cost: nothing for other models; for these, at most 64 constructions on the meta device, which allocate no memory.
+    Cost: nothing for other models; for these, at most 64 constructions on the meta device, which allocate no memory,
+    and one real one, with nothing drawn, if the model has buffers that are not saved with it.
     """
     config = vars(model).get("config")
     if config is None or not changes or isinstance(config, (nn.Module, dict)) or not hasattr(config, "__dict__"):
         return
-    saved = model.state_dict().keys() | dict(model.named_parameters()).keys()
-    if any(change.name not in saved for change in changes):
-        return
     wanted = _form(model)
-    fitting = [s for s in _settings(config, changes) if _built(type(model), config, s) == wanted]
+    fitting = [s for s in _settings(config, changes) if _describes(type(model), config, s, wanted)]
     # A setting that changes more fields than another one changes some that shape nothing.
     least = min(map(len, fitting), default=0)
     chosen = [setting for setting in fitting if len(setting) == least]
-    if len(chosen) == 1:
+    if len(chosen) == 1 and _unsaved_agree(model, config, chosen[0]):
         for field, value in chosen[0].items():
             undo.append(partial(vars(config).__setitem__, field, vars(config)[field]))
             vars(config)[field] = value
@@ -79,20 +78,54 @@ def _settings(config: Any, changes: Sequence[ParamChange]) -> Iterator[dict[str,
     yield from itertools.islice(settings, _MOST_TRIALS)
 
 
-def _built(kind: type[nn.Module], config: Any, setting: dict[str, int]) -> _Form | None:
+def _describes(kind: type[nn.Module], config: Any, setting: dict[str, int], wanted: _Form) -> bool:
+    built = _built(kind, config, setting)
+    return built is not None and _form(built) == wanted
+
+
+def _built(kind: type[nn.Module], config: Any, setting: dict[str, int], device: str = "meta") -> nn.Module | None:
     try:
         candidate = copy.deepcopy(config)
         vars(candidate).update(setting)
-        with randomness.isolated(), torch.device("meta"):
-            return _form(kind(candidate))
+        with randomness.isolated(), torch.device(device), _NothingDrawn():  # type: ignore[no-untyped-call]
+            return kind(candidate)
     except Exception:
         return None  # whatever a configuration that fits nothing makes the class raise
+
+
+class _NothingDrawn(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Leaves out what would only fill parameters with random numbers."""
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        return args[0] if func.overloadpacket in _DRAWING else func(*args, **(kwargs or {}))
+
+
+_DRAWING = {torch.ops.aten.normal_, torch.ops.aten.uniform_}
 
 
 def _form(model: nn.Module) -> _Form:
     shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
     numbers = {
-        name: {key: value for key, value in vars(module).items() if type(value) is int}
+        name: {key: f"{value:.9g}" for key, value in vars(module).items() if type(value) in {int, float}}
         for name, module in model.named_modules()
     }
     return shapes, numbers
+
+
+def _unsaved_agree(model: nn.Module, config: Any, setting: dict[str, int]) -> bool:
+    """Say whether the buffers that are not saved with a model would come out the same in one that is built anew."""
+    unsaved = dict(model.named_buffers()).keys() - model.state_dict().keys()
+    if not unsaved:
+        return True
+    built = _built(type(model), config, setting, "cpu")
+    if built is None:
+        return False
+    here, there = dict(model.named_buffers()), dict(built.named_buffers())
+    return all(
+        name in there
+        and there[name].shape == here[name].shape
+        and torch.allclose(there[name].double(), here[name].double().cpu(), rtol=1e-4, atol=1e-6, equal_nan=True)
+        for name in unsaved
+    )

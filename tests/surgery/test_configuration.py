@@ -124,3 +124,37 @@ def test_nothing_follows_where_a_buffer_changed_that_is_not_saved():
     model = Table(Config(6, 4, 3, layers=0))
     growkit.apply(model, Widen("embed", (0, 1)), example=(TOKENS,))
     assert model.config.hidden == 6
+
+
+@pytest.mark.parametrize("kept", ["attribute", "unsaved buffer"])
+def test_nothing_follows_where_a_model_built_anew_would_scale_by_another_root(kept):
+    class Scaled(Model):
+        def __init__(self, config: Config) -> None:
+            super().__init__(config)
+            if kept == "attribute":
+                self.root = config.hidden**0.5
+            else:
+                self.register_buffer("root", torch.tensor(config.hidden**0.5), persistent=False)
+
+        def forward(self, tokens: Tensor) -> Tensor:
+            return self.head(self.layers[0](self.layers[1](self.embed(tokens) * self.root)))
+
+    model = Scaled(Config(6, 4, 3))
+    growkit.apply(model, Widen("embed", (0, 1)), example=(TOKENS,))
+    assert model.embed.embedding_dim == 8
+    assert model.config.hidden == 6
+    growkit.apply(model, [Widen("layers.0.up", (0, 1)), Widen("layers.1.up", (2, 2))], example=(TOKENS,))
+    fresh = Scaled(Config(8, 6, 3))
+    fresh.load_state_dict(model.state_dict())
+    assert not torch.equal(fresh(TOKENS), model(TOKENS))
+
+
+def test_unsaved_buffers_that_come_out_the_same_do_no_harm():
+    class Positions(Model):
+        def __init__(self, config: Config) -> None:
+            super().__init__(config)
+            self.register_buffer("ids", torch.arange(5), persistent=False)
+
+    model = Positions(Config(6, 4, 3))
+    growkit.apply(model, Widen("embed", (0, 1)), example=(TOKENS,))
+    assert model.config.hidden == 8

@@ -22,7 +22,6 @@ OUTPUT = "output"
 TIED = "looks"  # rows of an embedding whose transpose makes the logits
 SQUEEZED = "drops it"  # the only unit of an axis that the output no longer has
 ORDERED = "orders its units"  # the experts that a router chooses from
-ONE_MORE = "would both have to share"  # a tied embedding behind a norm that multiplies by 1 + weight
 TAKEN = "has one entry to be repeated|is the output extent|takes one of its units"
 
 WORDS, PLACES, CLASSES = 31, 17, 5
@@ -481,14 +480,11 @@ DECODERS = [
         text(7),
         text(11),
         layer="model.layers.0.",
-        grows="~mlp.gate_proj.weight[0] ~mlp.down_proj.weight[1] ~self_attn.q_proj.weight[0] "
+        # The last norm multiplies by 1 + gain, and the gain makes up for what the tied head cannot share out.
+        grows="model.embed_tokens.weight[1] model.norm.weight[0] "
+        "~mlp.gate_proj.weight[0] ~mlp.down_proj.weight[1] ~self_attn.q_proj.weight[0] "
         "~self_attn.v_proj.weight[0] ~self_attn.o_proj.weight[1]",
-        stuck={
-            "model.embed_tokens.weight[0]": TIED,
-            # Embedding and logits use the same weights, and the last norm multiplies by 1 + gain: nothing can share.
-            "model.embed_tokens.weight[1]": ONE_MORE,
-            "model.norm.weight[0]": ONE_MORE,
-        },
+        stuck={"model.embed_tokens.weight[0]": TIED},
     ),
     architecture(
         "phi",

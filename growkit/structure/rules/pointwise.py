@@ -113,6 +113,11 @@ def equal(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, An
 @rule(*_UNTAGGED)
 def pointwise(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
     """Unify the axes that meet under broadcasting, for any operation that acts on each entry by itself."""
+    if func.overloadpacket in _SUMS and isinstance(args[1], (int, float)) and not kwargs:
+        number = args[1] if func.overloadpacket is aten.add else -args[1]
+        if (total := tracer.shifted(args[0], float(number))) is not None:
+            tracer[out] = total
+            return
     operands = [*args, *kwargs.values()]
     tensors = [operand for operand in operands if isinstance(operand, Tensor) and operand.dim() > 0]
     results = [result for result in (out if isinstance(out, (tuple, list)) else (out,)) if isinstance(result, Tensor)]
