@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from growkit.structure.dimensions import Symbol, freeze, is_data, product
-from growkit.structure.sizes import Log, Real, Seen, Size, sizes_in
+from growkit.structure.sizes import Count, Log, Real, Seen, Size, sizes_in
 
 __all__ = ["Call", "SizeMode"]
 
@@ -94,7 +94,7 @@ _ARITHMETIC = {
 # Functions that take entries out of torch, and others through which Python sees them.
 _LEAVING = {"numpy", "__array__", "tolist", "__dlpack__"}
 _SHOWING = {"data_ptr", "storage", "untyped_storage", "_typed_storage", "__repr__", "__format__", "tensor_split"}
-_TAKEN = {"__bool__", "item"}
+_TAKEN = {"__bool__", "item", "equal", "allclose", "is_nonzero"}
 _SHAPE = torch.Tensor.shape.__get__  # type: ignore[attr-defined]
 _OVERRIDES = {"has_torch_function", "has_torch_function_unary", "has_torch_function_variadic"}
 
@@ -159,10 +159,12 @@ class SizeMode(TorchFunctionMode):
     def _taken(self, value: Any, name: str) -> Any:
         """Return the truth of a tensor as the pass wants it; a number that is taken out of one asks when compared."""
         log = self._tracer.log
-        if name == "__bool__":
+        if type(value) is bool:
             return log.answer(value)
         if type(value) is int and value > 0:
             return Size(value, Symbol(value, extent=True, frozen="is a value of the data"), log)
+        if type(value) is int:
+            return Count(value, log)
         return Seen(value, log) if type(value) is float else value
 
     def _shows(self, args: tuple[Any, ...], name: str) -> None:
@@ -187,7 +189,9 @@ class SizeMode(TorchFunctionMode):
         """Note that Python makes a plain number of a length, so that nobody sees what becomes of it."""
         axes = self._tracer.axes_of(tensor)
         if axes is not None:
-            self._tracer.log.note_read(Size(length, axes[0].expr, self._tracer.log))
+            size = Size(length, axes[0].expr, self._tracer.log)
+            size.log.note_read(size)
+            size.log.note_escape(size)
         return length
 
     def _note_operands(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:

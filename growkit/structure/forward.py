@@ -93,7 +93,7 @@ def evaluation(model: nn.Module, example: Example, *, noted: bool = False) -> It
         example: its inputs.
         noted: the caller tells the guard of every operation; otherwise the guard is a mode of its own.
     """
-    guard = WriteGuard(model, tensors_in(example))
+    guard = WriteGuard(model, tensors_in(example), example)
     with ExitStack() as stack:
         stack.callback(guard.restore)
         with randomness.isolated(), torch.no_grad():

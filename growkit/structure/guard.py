@@ -6,6 +6,7 @@ import functools
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
+from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import torch
@@ -25,16 +26,17 @@ class WriteGuard(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     Args:
         model: the model.
-        inputs: further tensors.
+        tensors: further ones, such as those of the example.
+        example: whose containers and objects, such as caches, are put back as well.
     """
 
-    def __init__(self, model: nn.Module, inputs: Iterable[Tensor]) -> None:
+    def __init__(self, model: nn.Module, tensors: Iterable[Tensor] = (), example: Any = ()) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         modules = [module for module in model.modules() if not isinstance(module, torch.jit.ScriptModule)]
-        self._undo = list(_memories(modules))
+        self._undo = [*_memories(modules), *_remember(example, set(), _DEEPEST + 1)]
         self._guarded: dict[int, list[Tensor]] = {}
         self._data: list[tuple[Tensor, Tensor]] = []
-        for tensor in (*named_tensors(model).values(), *inputs):
+        for tensor in (*named_tensors(model).values(), *tensors):
             if (key := storage_of(tensor)) is not None:
                 data = tensor.detach()
                 self._guarded.setdefault(key, []).append(data)
@@ -94,7 +96,7 @@ def _memories(modules: Iterable[nn.Module]) -> Iterator[Callable[[], Any]]:
 
 
 def _remember(value: Any, seen: set[int], depth: int) -> Iterator[Callable[[], Any]]:
-    if depth == 0 or id(value) in seen or isinstance(value, (Tensor, nn.Module, type)):
+    if depth == 0 or id(value) in seen or isinstance(value, (Tensor, nn.Module, type, int, float)):
         return
     seen.add(id(value))
     children: Iterable[Any] = ()
@@ -110,13 +112,14 @@ def _remember(value: Any, seen: set[int], depth: int) -> Iterator[Callable[[], A
         children = value
     elif isinstance(value, torch.Generator):
         yield partial(value.set_state, value.get_state())
-    elif isinstance(held := getattr(value, "__dict__", None), dict) and not callable(value):
+    elif isinstance(held := getattr(value, "__dict__", None), dict) and not isinstance(value, _CODE):
         yield from _remember(held, seen, depth)
     for child in children if len(children) <= _LONGEST else ():  # type: ignore[arg-type]
         if type(child) not in _PLAIN:
             yield from _remember(child, seen, depth - 1)
 
 
+_CODE = (FunctionType, BuiltinFunctionType, MethodType, ModuleType)
 _PLAIN = {bool, int, float, complex, str, bytes, type(None)}
 _CONTAINERS = {dict, OrderedDict, set, list}
 _HELD = {"_parameters", "_buffers", "_modules"}

@@ -17,6 +17,7 @@ the order of the forward pass.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 from growkit.structure.dimensions import Concat, Expr, Route, Symbol, occurrences, resolve
@@ -58,7 +59,7 @@ class Axis:
 
 
 class Slots:
-    """What an axis is at each entry, or each part, of a numbering axis: an axis of its own, if it is asked for.
+    """What an axis is at each stretch of a numbering axis: an axis of its own, if it is asked for.
 
     Attributes:
         numbering: the numbering axis.
@@ -67,19 +68,19 @@ class Slots:
     Args:
         numbering: see above.
         entire: see above.
-        tie: demands of an axis what has to hold where a stretch of the numbering axis begins.
+        tie: demands of an axis what has to hold from an entry of the numbering axis on, for a number of entries.
     """
 
-    def __init__(self, numbering: Axis, entire: Sequence[Constraint], tie: Callable[[Axis, int], None]) -> None:
+    def __init__(self, numbering: Axis, entire: Sequence[Constraint], tie: Callable[[Axis, int, int], None]) -> None:
         self.numbering, self.entire, self._tie = numbering, entire, tie
-        self._made: dict[int, Axis] = {}
+        self._made: dict[tuple[int, int], Axis] = {}
 
-    def at(self, start: int, expr: Expr) -> Axis:
-        """Return the axis as it is from `start` on along the numbering axis."""
-        if start not in self._made:
-            self._made[start] = Axis(expr)
-            self._tie(self._made[start], start)
-        return self._made[start]
+    def at(self, start: int, count: int, expr: Expr) -> Axis:
+        """Return the axis as it is at `count` entries of the numbering axis from `start` on."""
+        if (start, count) not in self._made:
+            self._made[start, count] = Axis(expr)
+            self._tie(self._made[start, count], start, count)
+        return self._made[start, count]
 
 
 class Constraint:
@@ -88,17 +89,18 @@ class Constraint:
     Attributes:
         kind: "same" and "opposite" relate two axes; "copies" and "shares" fix one; "product" says that the third
             axis shares if one of the first two does, and that not both may; "piece" says that the first axis is a
-            stretch of the second.
+            stretch of the second, or the same at each part of such a stretch.
         axes: the axes in that order.
         where: the operation, for the reason given when the demand cannot be met.
         offset: where the stretch begins ("piece").
+        length: of the stretch; 0 if it is as long as the first axis.
         power: of the square root of the growth factor by which the sum is divided afterwards ("opposite").
     """
 
-    __slots__ = ("axes", "kind", "offset", "power", "where")
+    __slots__ = ("axes", "kind", "length", "offset", "power", "where")
 
-    def __init__(self, kind: str, axes: tuple[Axis, ...], where: str, offset: int = 0) -> None:
-        self.kind, self.axes, self.where, self.offset = kind, axes, where, offset
+    def __init__(self, kind: str, axes: tuple[Axis, ...], where: str, offset: int = 0, length: int = 0) -> None:
+        self.kind, self.axes, self.where, self.offset, self.length = kind, axes, where, offset, length
         self.power = 0
 
 
@@ -166,12 +168,14 @@ class Roles:
     def _relate(self, constraint: Constraint) -> None:
         kind, axes = constraint.kind, constraint.axes
         opposite = kind in {"opposite", "shares"}
-        move = self._into_whole(axes[0], axes[1], constraint.offset) if kind == "piece" else None
+        moves = self._into_whole(axes[0], axes[1], constraint) if kind == "piece" else [_stay]
         for symbol, route in self.places(axes[0]):
             if symbol.frozen or symbol.inexact:
                 continue
             a = (id(axes[0]), id(symbol), route)
-            there = [_ANCHOR] if len(axes) == 1 else self._keys(axes[1], symbol, move(route) if move else route)
+            there = [_ANCHOR]
+            if len(axes) > 1:
+                there = [key for move in moves for key in self._keys(axes[1], symbol, move(route))]
             for b in there:
                 evenly = opposite and symbol.uniform and self._shared_evenly(a, b, constraint.power)
                 if not (evenly or self._unite(a, b, opposite, constraint.power)):
@@ -206,21 +210,22 @@ class Roles:
         )
         return [(id(axis), id(symbol), there) for there in chosen]
 
-    def _into_whole(self, piece: Axis, whole: Axis, offset: int) -> Callable[[Route], Route]:
-        """Return what turns a route along a stretch of an axis into one along the axis."""
-        expr = resolve(whole.expr)
+    def _into_whole(self, piece: Axis, whole: Axis, constraint: Constraint) -> list[Callable[[Route], Route]]:
+        """Return what turns a route along a stretch of an axis into those along the axis."""
+        expr, stretch = resolve(whole.expr), resolve(piece.expr)
         if not isinstance(expr, Concat):
-            return lambda route: route
-        first = 0
-        for part in expr.parts:
-            if offset <= 0:
-                break
-            offset -= part.size
-            first += 1
-        stretch = resolve(piece.expr)
-        if isinstance(stretch, Concat) and stretch.parts[0].size == expr.parts[first].size:
-            return lambda route: (first + route[0], *route[1:])
-        return lambda route: (first, *route)  # a part, or a factor of it
+            return [_stay]
+        begin, end = constraint.offset, constraint.offset + (constraint.length or stretch.size)
+        parts: list[int] = []
+        position = 0
+        for index, part in enumerate(expr.parts):
+            if position < end and position + part.size > begin:
+                parts.append(index)
+            position += part.size
+        if isinstance(stretch, Concat) and stretch.parts[0].size == expr.parts[parts[0]].size:
+            every = len(stretch.parts)
+            return [partial(_laid_flat, first) for first in parts[::every]]
+        return [partial(_inside, part) for part in parts]  # a part, or a factor of it
 
     def _decide(self, constraint: Constraint) -> None:
         left, right, out = constraint.axes
@@ -283,6 +288,18 @@ class Roles:
         else:
             self._parent[root_a] = (root_b, sign_a ^ sign, -gap if sign_a else gap)
         return True
+
+
+def _stay(route: Route) -> Route:
+    return route
+
+
+def _laid_flat(first: int, route: Route) -> Route:
+    return (first + route[0], *route[1:])
+
+
+def _inside(part: int, route: Route) -> Route:
+    return (part, *route)
 
 
 _CONTRADICTIONS = {

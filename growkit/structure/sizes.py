@@ -8,17 +8,17 @@ from a number written in the code, which cannot.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import torch
 
-from growkit.structure.dimensions import Concat, Expr, Product, Symbol, concat, is_data, product, resolve
+from growkit.structure.dimensions import Concat, Expr, Product, Symbol, concat, is_data, leaves, product, resolve
 from growkit.structure.refine import chop
-from growkit.structure.turns import Turns, place_of_question
+from growkit.structure.turns import Place, Turns, place_of_question
 from growkit.structure.unify import unify
 
-__all__ = ["Log", "Number", "Real", "Seen", "Size", "expression", "operands", "plain", "same_size", "sizes_in"]
+__all__ = ["Count", "Log", "Number", "Real", "Seen", "Size", "expression", "operands", "plain", "same_size", "sizes_in"]
 
 # How a size was made: an expression, or an arithmetic operation on two operands.
 Form = Expr | tuple[str, Any, Any]
@@ -81,6 +81,7 @@ class Size(int):
         return self._combine("difference", other, self, super().__rsub__(other))
 
     def __floordiv__(self, other: Any) -> Any:
+        self.log.note_escape(self)
         return self._combine("quotient", self, other, super().__floordiv__(other))
 
     def __rfloordiv__(self, other: Any) -> Any:
@@ -93,12 +94,13 @@ class Size(int):
         return self // other, self % other
 
     def __mod__(self, other: Any) -> Any:
-        self.log.note_remainder(self, other)
-        return super().__mod__(other)
+        return self.log.remainder(self, other, super().__mod__(other))
 
     def __rmod__(self, other: Any) -> Any:
-        self.log.note_remainder(self, other)
-        return super().__rmod__(other)
+        return self.log.remainder(self, other, super().__rmod__(other))
+
+    def __bool__(self) -> bool:
+        return self.log.answer(int.__int__(self) != 0) if _is_of_data(self) else int.__int__(self) != 0
 
     def __lt__(self, other: Any) -> Any:
         return self.log.compare(self, other, super().__lt__(other))
@@ -117,7 +119,7 @@ class Size(int):
         if equal and isinstance(other, Size):
             self.log.equal.append((self, other))
         of_data = _is_of_data(self) and (not isinstance(other, Size) or _is_of_data(other))
-        return self.log.answer(equal) if of_data else equal
+        return self.log.answer(equal, compared=True) if of_data else equal
 
     def __ne__(self, other: object) -> bool:
         return not self == other
@@ -126,11 +128,18 @@ class Size(int):
 
     def __float__(self) -> float:
         self.log.note_read(self)
+        self.log.note_escape(self)
         return float(int.__int__(self))
+
+    def __int__(self) -> int:
+        self.log.note_escape(self)
+        return int.__int__(self)
 
     def __truediv__(self, other: Any) -> Any:
         self.log.note_read(self)
-        return super().__truediv__(other)
+        self.log.note_escape(self)
+        value = super().__truediv__(other)
+        return Seen(value, self.log) if type(value) is float and _is_of_data(self) else value
 
     def __rtruediv__(self, other: Any) -> Any:
         self.log.note_read(self)
@@ -138,6 +147,7 @@ class Size(int):
 
     def __pow__(self, other: Any, modulo: Any = None) -> Any:
         self.log.note_read(self)
+        self.log.note_escape(self)
         return super().__pow__(other, modulo)
 
 
@@ -166,10 +176,43 @@ class Real(Number):
         return self
 
 
-class Seen(Number):
-    """A number that was taken out of a tensor (`h.amax().item()`); comparing it is a question about values."""
+class _Asking:
+    """A number that data decide: to compare it, or to take it for true or false, is a question."""
 
     log: Log
+    _kind: type
+
+    def __bool__(self) -> bool:
+        return self.log.answer(self._kind(self) != 0)
+
+    def __lt__(self, other: Any) -> Any:
+        return self._answer("__lt__", other)
+
+    def __le__(self, other: Any) -> Any:
+        return self._answer("__le__", other)
+
+    def __gt__(self, other: Any) -> Any:
+        return self._answer("__gt__", other)
+
+    def __ge__(self, other: Any) -> Any:
+        return self._answer("__ge__", other)
+
+    def __eq__(self, other: object) -> Any:
+        return self._answer("__eq__", other, compared=True)
+
+    def __ne__(self, other: object) -> Any:
+        return self._answer("__ne__", other, compared=True)
+
+    def _answer(self, comparison: str, other: object, *, compared: bool = False) -> Any:
+        given = getattr(self._kind, comparison)(self, other)
+        return given if given is NotImplemented else self.log.answer(given, compared=compared)
+
+
+class Seen(_Asking, Number):
+    """A number that was taken out of a tensor (`h.amax().item()`), and what is computed from it."""
+
+    _kind = float
+    __hash__ = Number.__hash__
 
     def __new__(cls, value: float, log: Log) -> Seen:
         """Return a number that was taken out of a tensor during the pass of a log."""
@@ -177,31 +220,64 @@ class Seen(Number):
         self.log = log
         return self
 
-    def _answer(self, given: Any) -> Any:
-        return given if given is NotImplemented else self.log.answer(given)
+    def _with(self, operation: str, *operands: Any) -> Any:
+        value = getattr(float, operation)(self, *operands)
+        return Seen(value, self.log) if type(value) is float else value
 
-    def __bool__(self) -> bool:
-        return self.log.answer(float.__float__(self) != 0)
+    def __neg__(self) -> Any:
+        return self._with("__neg__")
 
-    def __lt__(self, other: Any) -> Any:
-        return self._answer(super().__lt__(other))
+    def __abs__(self) -> Any:
+        return self._with("__abs__")
 
-    def __le__(self, other: Any) -> Any:
-        return self._answer(super().__le__(other))
+    def __round__(self, digits: Any = None) -> Any:
+        return self._with("__round__") if digits is None else self._with("__round__", digits)
 
-    def __gt__(self, other: Any) -> Any:
-        return self._answer(super().__gt__(other))
+    def __add__(self, other: Any) -> Any:
+        return self._with("__add__", other)
 
-    def __ge__(self, other: Any) -> Any:
-        return self._answer(super().__ge__(other))
+    def __radd__(self, other: Any) -> Any:
+        return self._with("__radd__", other)
 
-    __hash__ = Number.__hash__
+    def __sub__(self, other: Any) -> Any:
+        return self._with("__sub__", other)
 
-    def __eq__(self, other: object) -> Any:
-        return self._answer(super().__eq__(other))
+    def __rsub__(self, other: Any) -> Any:
+        return self._with("__rsub__", other)
 
-    def __ne__(self, other: object) -> Any:
-        return self._answer(super().__ne__(other))
+    def __mul__(self, other: Any) -> Any:
+        return self._with("__mul__", other)
+
+    def __rmul__(self, other: Any) -> Any:
+        return self._with("__rmul__", other)
+
+    def __truediv__(self, other: Any) -> Any:
+        return self._with("__truediv__", other)
+
+    def __rtruediv__(self, other: Any) -> Any:
+        return self._with("__rtruediv__", other)
+
+
+class Count(_Asking, int):
+    """A whole number that data decide and that is no size, such as a remainder. Copies and pickles are plain."""
+
+    _kind = int
+    __hash__ = int.__hash__
+
+    def __new__(cls, value: int, log: Log) -> Count:
+        """Return a number that data decided during the pass of a log."""
+        self = super().__new__(cls, value)
+        self.log = log
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return int, (int.__int__(self),)
+
+    def __copy__(self) -> int:
+        return int.__int__(self)
+
+    def __deepcopy__(self, memo: Any) -> int:
+        return int.__int__(self)
 
 
 class Log:
@@ -213,33 +289,36 @@ class Log:
         reals: attributes that multiplied or divided a tensor, each with the module under way.
         turns: what was asked about values, and about sizes of data.
         decides: whether anything was, so that other data may lead elsewhere.
+        stack: the modules under way, the innermost last.
 
     Args:
-        stack: the modules under way, the innermost last.
+        lost: questions that are not to be turned.
     """
 
-    def __init__(self, stack: Sequence[object] = ()) -> None:
+    def __init__(self, lost: Collection[Place] = ()) -> None:
         self.equal: list[tuple[Size, Size]] = []
         self.reads: list[tuple[Size, object]] = []
         self.reals: list[tuple[Real, object]] = []
-        self.turns = Turns()
+        self.turns = Turns(lost)
         self.decides = False
-        self._stack = stack
+        self.stack: list[object] = []
 
     def module(self) -> object:
         """Return the module under way, or None."""
-        return self._stack[-1] if self._stack else None
+        return self.stack[-1] if self.stack else None
 
     def note_read(self, size: Size) -> None:
         """Note that the value of a size went into the computation."""
         self.reads.append((size, self.module()))
 
-    def answer(self, given: bool) -> bool:
+    def answer(self, given: bool, *, compared: bool = False) -> bool:
         """Return the answer to a question about values or sizes of data, which is the one given but where it is turned.
 
-        Libraries ask nothing that leads elsewhere.
+        Args:
+            given: the answer.
+            compared: see `place_of_question`.
         """
-        place = place_of_question()
+        place = place_of_question(compared=compared)
         if place is None:
             return given
         self.decides = True
@@ -250,26 +329,35 @@ class Log:
         ours = given is NotImplemented or place_of_question() is None
         return given if ours or not self._meets_data(size, other) else self.answer(given)
 
-    def note_remainder(self, size: Size, other: Any) -> None:
-        """Note that a size was taken modulo another one; with data in it, other data may lead elsewhere."""
-        self.decides |= self._meets_data(size, other)
+    def note_escape(self, size: Size) -> None:
+        """Note that a size is not followed from now on; if it is one of data, other data may lead elsewhere."""
+        self.decides |= _is_of_data(size) and place_of_question() is not None
+
+    def remainder(self, size: Size, other: Any, value: Any) -> Any:
+        """Return what is left of a division; with data in it, other data may lead elsewhere."""
+        if type(value) is not int or not self._meets_data(size, other):
+            return value
+        self.decides = True
+        return Count(value, self)
 
     def _meets_data(self, size: Size, other: Any) -> bool:
-        """Say whether one of two numbers is a size of data; units beside it count as a number from now on."""
+        """Say whether data take part in two numbers; units beside them count as a number from now on."""
         sizes = [each for each in (size, other) if isinstance(each, Size)]
-        of_data = [_is_of_data(each) for each in sizes]
-        if any(of_data):
-            self.reads.extend((each, self.module()) for each, data in zip(sizes, of_data, strict=True) if not data)
-        return any(of_data)
+        symbols = [[symbol for expr in operands(each) for symbol in leaves(expr)] for each in sizes]
+        data = any(symbol.extent and not symbol.number for found in symbols for symbol in found)
+        if data:
+            of_units = [any(not symbol.extent for symbol in found) for found in symbols]
+            self.reads.extend((each, self.module()) for each, units in zip(sizes, of_units, strict=True) if units)
+        return data
 
 
 def _is_of_data(size: Size) -> bool:
-    return not isinstance(size.form, tuple) and is_data(size.form)
+    return all(map(is_data, operands(size)))
 
 
 def sizes_in(value: Any) -> Iterator[int]:
     """Yield the integers inside nested arguments, slices and tuples, in order."""
-    if type(value) is int or isinstance(value, Size):
+    if isinstance(value, int) and not isinstance(value, bool):
         yield value
     elif isinstance(value, (tuple, list)):
         for child in value:
@@ -282,7 +370,7 @@ def sizes_in(value: Any) -> Iterator[int]:
 
 def plain(value: Any) -> Any:
     """Return a value with every number in it that remembers something turned into a plain one; itself if none does."""
-    if isinstance(value, Size):
+    if isinstance(value, (Size, Count)):
         return int.__int__(value)
     if isinstance(value, Number):
         return float.__float__(value)

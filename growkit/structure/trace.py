@@ -10,8 +10,9 @@ Beside it, a `TorchFunctionMode` lets tensors and modules answer with sizes that
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from contextlib import ExitStack, contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -28,7 +29,9 @@ from growkit.structure.hollow import Runner
 from growkit.structure.mirrors import Attributes
 from growkit.structure.questions import asks_for_gradients, asks_for_mode, words_of
 from growkit.structure.rules import Rule
+from growkit.structure.sizes import Log
 from growkit.structure.tracer import Tracer
+from growkit.structure.turns import Place, out_of_sight
 
 __all__ = ["trace_model"]
 
@@ -50,45 +53,64 @@ def trace_model(model: nn.Module, example: Example, rules: Mapping[Any, Rule] | 
         StructureError: the forward pass itself failed, or the model or an input has no sizes to trace.
     """
     _check_sizes(model, example)
+    words = words_of(model)
+
+    def traced(*, values: bool = True, remembering: bool = True) -> Tracer:
+        record = partial(_traced, model, example, rules, words, values=values, remembering=remembering)
+        tracer = record()
+        lost = tracer.log.turns.lost
+        # Passes that came to no end leave no demands.
+        return record(lost=lost) if lost and not tracer.runner.lacking else tracer
+
     try:
-        tracer = _traced(model, example, rules, remembering=True, values=False)
+        tracer = traced(values=False)
         if not tracer.runner.lacking:
             return tracer
     except StructureError:
         pass  # perhaps for want of values
     try:
-        return _traced(model, example, rules, remembering=True)
+        return traced()
     except StructureError:
         # Some code takes nothing but plain integers for sizes. Without their memory, less is known.
-        return _traced(model, example, rules, remembering=False)
+        return traced(remembering=False)
 
 
 def _traced(
-    model: nn.Module, example: Example, rules: Mapping[Any, Rule] | None, *, remembering: bool, values: bool = True
+    model: nn.Module,
+    example: Example,
+    rules: Mapping[Any, Rule] | None,
+    words: Set[str],
+    *,
+    lost: Sequence[Place] = (),
+    remembering: bool = True,
+    values: bool = True,
 ) -> Tracer:
-    tracer = Tracer(model, rules, Runner(tensors_in(example), values=values))
+    tracer = Tracer(model, rules, Runner(tensors_in(example), values=values), Log(lost))
     _freeze_power_iterated(tracer, model)
     for name, value in _inputs(example).items():
         for tensor in tensors_in(value):
             reasons = [f"is axis {axis} of the model's input {name}" for axis in range(tensor.dim())]
             tracer[tensor] = [tracer.extent(n, why) for n, why in zip(tensor.shape, reasons, strict=True)]
-    words = words_of(model)
     attributes = Attributes(model, tracer.log, tracer.axis, words) if remembering else None
     with ExitStack() as stack:
+        if attributes is not None:
+            stack.enter_context(attributes)
         tracer.guard = stack.enter_context(evaluation(model, example, noted=True))
         stack.enter_context(_slow_path())
         stack.enter_context(tracer.watching())
-        if attributes is not None:
-            stack.enter_context(attributes)
+
+        def run() -> Any:
+            with tracer, SizeMode(tracer) if remembering else nullcontext():
+                return call(model, example)
+
         try:
-            with tracer, SizeMode(tracer) if remembering else ExitStack():
-                outputs = [call(model, example)]
-                first = tracer.work[:], dict(tracer.outputs)
-                outputs += _turned_passes(tracer, model, example)
-                unreached = any(id(parameter) not in tracer.reached for parameter in model.parameters())
-                if unreached or asks_for_mode(model, words):
-                    outputs.append(_train_pass(tracer, model, example, gradients=asks_for_gradients(words)))
-                tracer.work, tracer.outputs = first
+            outputs = [run()]
+            first = tracer.work[:], dict(tracer.outputs)
+            outputs += _turned_passes(tracer, model, run, training=False)
+            unreached = any(id(parameter) not in tracer.reached for parameter in model.parameters())
+            if unreached or asks_for_mode(model, words):
+                outputs += _training_passes(tracer, model, run, gradients=asks_for_gradients(words))
+            tracer.work, tracer.outputs = first
         except Exception as error:
             raise StructureError(
                 f"the forward pass of {type(model).__name__} failed while it was traced, in {tracer.where}",
@@ -163,31 +185,43 @@ def _freeze_power_iterated(tracer: Tracer, model: nn.Module) -> None:
                     freeze(axis.expr, f"is estimated by power iteration in {name!r} while the model trains")
 
 
-def _turned_passes(tracer: Tracer, model: nn.Module, example: Example) -> list[Any]:
+def _turned_passes(tracer: Tracer, model: nn.Module, run: Callable[[], Any], *, training: bool) -> list[Any]:
     """Run the model once more for each question it asked about data, with the other answer; return the outputs.
 
-    Where the example does not fit the other answer, the pass ends early, as it would after a failed check.
+    Where the example does not fit the other answer, the pass fails, as it would after a failed check.
     """
     outputs: list[Any] = []
-    if any(tensor.device.type != "cpu" for tensor in tracer.tensors.values()):
+    if any(tensor.device.type not in {"cpu", "meta"} for tensor in tracer.tensors.values()):
         return outputs  # an index out of range would leave the device unusable
     while tracer.log.turns.next():
+        _begin_again(tracer, model, training=training)
         try:
-            outputs.append(call(model, example))
-        except Exception:
+            with out_of_sight():
+                outputs.append(run())
+        except (Exception, SystemExit):
             tracer.give_up()
+            tracer.log.turns.lose()
     return outputs
 
 
-def _train_pass(tracer: Tracer, model: nn.Module, example: Example, *, gradients: bool) -> Any:
-    """Run the model in training mode; return its output, or None if it wants other inputs then."""
-    try:
-        with _without_graphs(model), torch.set_grad_enabled(gradients):
-            switch(model, training=True)
-            return call(model, example)
-    except Exception:
-        tracer.give_up()
-        return None
+def _training_passes(tracer: Tracer, model: nn.Module, run: Callable[[], Any], *, gradients: bool) -> list[Any]:
+    """Run the model in training mode; return its outputs, or none if it wants other inputs then."""
+    with _without_graphs(model), torch.set_grad_enabled(gradients):
+        try:
+            _begin_again(tracer, model, training=True)
+            output = run()
+        except Exception:
+            tracer.give_up()
+            return []
+        return [output, *_turned_passes(tracer, model, run, training=True)]
+
+
+def _begin_again(tracer: Tracer, model: nn.Module, *, training: bool) -> None:
+    """Put back what the pass before has changed."""
+    assert tracer.guard is not None
+    tracer.guard.restore()
+    with tracer.guard:
+        switch(model, training=training)
 
 
 @contextmanager

@@ -71,7 +71,13 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         log: what the pass did with the values of sizes, and what it asked.
     """
 
-    def __init__(self, model: nn.Module, rules: Mapping[Any, Rule] | None = None, runner: Runner | None = None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        rules: Mapping[Any, Rule] | None = None,
+        runner: Runner | None = None,
+        log: Log | None = None,
+    ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.axes: TensorTable[list[Axis]] = TensorTable()
         self.constraints: list[Constraint] = []
@@ -89,8 +95,8 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.dtypes: set[torch.dtype] = set()
         self.call: Call | None = None
         self.guard: WriteGuard | None = None
-        self._stack: list[nn.Module] = []
-        self.log = Log(self._stack)
+        self.log = log or Log()
+        self._stack: list[Any] = self.log.stack
         self._rules = {**RULES, **(rules or {})}
         self._repeats: list[tuple[nn.Module, Axis]] = []
         self._scores: list[tuple[Constraint, object]] = []
@@ -266,9 +272,9 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.unify(a, b)
             self.constrain("same", a, b)
 
-    def piece(self, piece: Axis, whole: Axis, offset: int) -> None:
-        """Note that an axis is a stretch of another one, with its roles."""
-        self.constraints.append(Constraint("piece", (piece, whole), self.where, offset))
+    def piece(self, piece: Axis, whole: Axis, offset: int, length: int = 0) -> None:
+        """Note that an axis is a stretch of another one, with its roles; or is the same at each part of a stretch."""
+        self.constraints.append(Constraint("piece", (piece, whole), self.where, offset, length))
 
     def contract(self, a: Axis, b: Axis, *, scores: bool = False, scaled: bool = False) -> None:
         """Demand equal sizes and opposite roles: the operation sums over the products.
@@ -357,6 +363,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         out = self.runner.run(func, args, kwargs)
         if isinstance(out, Tensor):
             self.dtypes.add(out.dtype)
+            self.log.turns.budget.spend(out.numel())
         self._operation = facts.name
         self.decides |= facts.decides
         if rule is None:

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import dis
+import logging
 import sys
+import warnings
 from collections import Counter
-from collections.abc import Hashable
+from collections.abc import Collection, Hashable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from io import StringIO
 from types import CodeType, FrameType
+from typing import Any, NoReturn
 
-__all__ = ["Place", "Turns", "place_of_question"]
+__all__ = ["Budget", "Place", "Turns", "out_of_sight", "place_of_question"]
 
 # What these ask leads to other code for the same function: other kernels, masks that are left out.
 _ASIDE = ("torch.", "growkit.structure.", "transformers.masking_utils", "transformers.integrations.")
-_PASSING_ON = {f"growkit.structure.{name}" for name in ("turns", "sizes", "calls", "tracer")}
-_MOST = 16
+_PASSING_ON = {"torch.overrides", "torch._tensor"}
+_PASSING_ON |= {f"growkit.structure.{name}" for name in ("turns", "sizes", "calls", "tracer")}
+_MOST = 32
 
 # An instruction in a piece of code.
 Place = tuple[CodeType, int]
@@ -23,15 +30,24 @@ class Turns:
 
     A question is a place in the code. A turned pass gives the other answer to whoever asks there, as often as the
     question was asked before: loops end, and questions that come up behind it are turned in their turn.
+
+    Attributes:
+        lost: questions whose turned passes failed.
+        budget: of turned passes.
+
+    Args:
+        lost: questions that are not to be turned.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, lost: Collection[Place] = ()) -> None:
         # By place: the answer that each module got, each time it asked; and what was turned for it to be asked at all.
         self._answers: dict[Place, dict[tuple[Hashable, int], bool]] = {}
         self._behind: dict[Place, tuple[Place, ...]] = {}
-        self._tried: set[Place] = set()
+        self._tried: set[Place] = set(lost)
         self._turned: tuple[Place, ...] = ()
         self._asked: Counter[tuple[Place, Hashable]] = Counter()
+        self.lost: list[Place] = []
+        self.budget = Budget()
 
     def next(self) -> bool:
         """Choose a question to turn in the pass to come; say whether there is one left."""
@@ -42,10 +58,16 @@ class Turns:
             return False
         self._tried.add(place)
         self._turned = (*self._behind[place], place)
+        self.budget.renew()
         return True
+
+    def lose(self) -> None:
+        """Note that the turned pass failed."""
+        self.lost.append(self._turned[-1])
 
     def answer(self, place: Place, module: Hashable, given: bool) -> bool:
         """Return the answer to a question at a place in the code, which is the one given but where it is turned."""
+        self.budget.spend(1)
         asker = module, self._asked[place, module]
         self._asked[place, module] += 1
         self._behind.setdefault(place, self._turned)
@@ -55,11 +77,65 @@ class Turns:
         return answers.setdefault(asker, given)
 
 
-def place_of_question() -> Place | None:
-    """Return where the code under way asks; None if a library does, whose questions lead nowhere else."""
+class Exhausted(Exception):  # noqa: N818  (no error: the pass leads nowhere)
+    """A turned pass goes on for much longer than that of the example, or makes much more."""
+
+
+class Budget:
+    """How far a turned pass may go: the end of a loop is perhaps never met after an answer that is not true."""
+
+    def __init__(self) -> None:
+        self._steps = self._largest = 0
+        self._limits: tuple[float, float] = (float("inf"), float("inf"))
+
+    def spend(self, numbers: int) -> None:
+        """Note a step, and how many numbers it makes.
+
+        Raises:
+            Exhausted: it was one too many.
+        """
+        self._steps += 1
+        self._largest = max(self._largest, numbers)
+        if self._steps > self._limits[0] or self._largest > self._limits[1]:
+            raise Exhausted
+
+    def renew(self) -> None:
+        """Allow the next pass some times what the first one took."""
+        if self._limits[0] == float("inf"):
+            self._limits = 1000 + 4 * self._steps, 2**20 + 16 * self._largest
+        self._steps = self._largest = 0
+
+
+@contextmanager
+def out_of_sight() -> Iterator[None]:
+    """Let nobody hear of what happens after an answer that is not true: prints, warnings, logs, debuggers."""
+    disabled, hook = logging.root.manager.disable, sys.breakpointhook
+    logging.disable(logging.CRITICAL)
+    try:
+        with redirect_stdout(StringIO()), redirect_stderr(StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            sys.breakpointhook = _stop
+            yield
+    finally:
+        sys.breakpointhook = hook
+        logging.disable(disabled)
+
+
+def _stop(*_: Any, **__: Any) -> NoReturn:
+    raise Exhausted
+
+
+def place_of_question(*, compared: bool = False) -> Place | None:
+    """Return where the code under way asks; None if a library does, whose questions lead nowhere else.
+
+    Args:
+        compared: it has to be a comparison in the code: a dictionary compares its keys, too.
+    """
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and frame.f_globals.get("__name__") in _PASSING_ON:
         frame = frame.f_back
     if frame is None or str(frame.f_globals.get("__name__")).startswith(_ASIDE):
+        return None
+    if compared and frame.f_code.co_code[frame.f_lasti] != dis.opmap["COMPARE_OP"]:
         return None
     return frame.f_code, frame.f_lasti

@@ -93,7 +93,8 @@ def test_copies_and_pickles_are_plain_numbers():
 
 
 def test_numbers_that_are_read_are_noted():
-    log = Log(["here"])
+    log = Log()
+    log.stack.append("here")
     five = Size(5, Symbol(5), log)
     math.sqrt(five), five**-0.5, 1 / five, five / 2, 0.5 * five
     assert [(int(n), where) for n, where in log.reads][:4] == [(5, "here")] * 4

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from growkit.structure.dimensions import Concat, Expr, Symbol, concat, is_data, leaves, product, resolve
+from growkit.structure.dimensions import Expr, Symbol, concat, is_data, leaves, product, resolve
 from growkit.structure.refine import chop, cut, divide
 from growkit.structure.roles import Axis
 from growkit.structure.rules.registry import rule
@@ -66,6 +66,7 @@ def split_rule(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[st
         if part is None:
             tracer.freeze(axis, "cuts through what cannot be cut")
     if is_data(axis.expr) and tracer.call is not None:
+        tracer.decides |= not _by_number(tracer)  # other data come in another number of pieces
         for number in sizes_in(tracer.call.args[1:]):
             _note_number(number)
     start = 0
@@ -205,9 +206,7 @@ def _set_piece(tracer: Tracer, x: Tensor, along: int, start: int, piece: Tensor,
         tracer.freeze(axis, "takes only some of its units")
         axes[along] = tracer.extent(size, f"was cut out by {tracer.where}")
     elif stretch is not resolve(axis.expr):
-        if size == 1 or not is_data(axis.expr):
-            part = isinstance(stretch, Concat)
-            axes = [each if part else _slot(each, axis, start) for each in axes]
+        axes = [_slot(each, axis, start, size) for each in axes]
         axes[along] = Axis(stretch)
         tracer.piece(axes[along], axis, start)
     tracer.sized(axes[along], wanted)
@@ -233,7 +232,7 @@ def select(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, A
     axes = list(tracer[args[0]])
     taken = axes.pop(args[1])
     tracer.trap(out, taken, "takes one of its units")  # some code takes one for its shape only
-    tracer[out] = [_slot(axis, taken, args[2] % taken.expr.size) for axis in axes]
+    tracer[out] = [_slot(axis, taken, args[2] % taken.expr.size, 1) for axis in axes]
 
 
 @rule(aten.unbind)
@@ -241,14 +240,16 @@ def unbind(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, A
     """Take every entry of an axis by itself."""
     axes = list(tracer[args[0]])
     taken = axes.pop(args[1] if len(args) > 1 else kwargs.get("dim", 0))
+    tracer.decides |= is_data(taken.expr)  # other data have another number of entries
     tracer.freeze(taken, "takes each of its units by itself")
     for index, entry in enumerate(out):
-        tracer[entry] = [_slot(axis, taken, index) for axis in axes]
+        tracer[entry] = [_slot(axis, taken, index, 1) for axis in axes]
 
 
-def _slot(axis: Axis, numbering: Axis, index: int) -> Axis:
-    """Return what an axis is at one entry of a numbering axis."""
-    return axis.slots.at(index, axis.expr) if axis.slots is not None and axis.slots.numbering is numbering else axis
+def _slot(axis: Axis, numbering: Axis, start: int, count: int) -> Axis:
+    """Return what an axis is at a stretch of a numbering axis."""
+    slots = axis.slots
+    return slots.at(start, count, axis.expr) if slots is not None and slots.numbering is numbering else axis
 
 
 @rule(aten.pixel_shuffle, aten.pixel_unshuffle)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -155,7 +156,7 @@ def _halve(tracer: Tracer, axis: Axis, front: int, *, literal: bool) -> tuple[Ax
         return slow, _factor(tracer, halves[1], axis)
     fast = Axis(halves[1])
     entire = [Constraint("same", (fast, axis), tracer.where)]
-    fast.slots = Slots(slow, entire, lambda slot, start: tracer.piece(slot, axis, start * slot.expr.size))
+    fast.slots = Slots(slow, entire, partial(_tie, tracer, axis))
     return slow, fast
 
 
@@ -167,8 +168,14 @@ def _number(tracer: Tracer, axis: Axis, count: int) -> tuple[Axis, Axis] | None:
     why = f"is the number {count} in the code of {tracer.where}"
     numbering, fast = Axis(Symbol(count, extent=True, number=True, frozen=why)), Axis(part)
     entire = [Constraint("piece", (fast, axis), tracer.where, index * part.size) for index in range(count)]
-    fast.slots = Slots(numbering, entire, lambda slot, start: tracer.piece(slot, axis, start * slot.expr.size))
+    fast.slots = Slots(numbering, entire, partial(_tie, tracer, axis))
     return numbering, fast
+
+
+def _tie(tracer: Tracer, whole: Axis, slot: Axis, start: int, count: int) -> None:
+    """Demand that an axis be a factor of another one at some entries of the slower factor."""
+    size = slot.expr.size
+    tracer.piece(slot, whole, start * size, count * size)
 
 
 def _factor(tracer: Tracer, expr: Expr, axis: Axis) -> Axis:
@@ -179,8 +186,8 @@ def _factor(tracer: Tracer, expr: Expr, axis: Axis) -> Axis:
         return factor
     slots = axis.slots
 
-    def tie(slot: Axis, start: int) -> None:
-        tracer.constrain("same", slot, slots.at(start, axis.expr))
+    def tie(slot: Axis, start: int, count: int) -> None:
+        tracer.constrain("same", slot, slots.at(start, count, axis.expr))
 
     factor.slots = Slots(slots.numbering, [Constraint("same", (factor, axis), tracer.where)], tie)
     return factor
