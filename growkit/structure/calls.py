@@ -91,6 +91,8 @@ _ARITHMETIC = {
     *("topk", "kthvalue", "tril", "triu", "roll", "fill_", "lerp", "addcmul", "addcdiv"),
     *(f"{kind}_pool{n}d" for kind in ("max", "avg") for n in (1, 2, 3)),
 }
+# Those of them that make a tensor of it, of which a root may be taken.
+_MAKING = {"tensor", "full", "full_like", "as_tensor"}
 # Functions that take entries out of torch, and others through which Python sees them.
 _LEAVING = {"numpy", "__array__", "tolist", "__dlpack__"}
 _SHOWING = {"data_ptr", "storage", "untyped_storage", "_typed_storage", "__repr__", "__format__", "tensor_split"}
@@ -148,7 +150,7 @@ class SizeMode(TorchFunctionMode):
             finally:
                 self._opened = outer_function
         if name in _ARITHMETIC:
-            self._note_operands(args, kwargs)
+            self._note_operands(args, kwargs, rooted=name in _MAKING)
         outer, tracer.call = tracer.call, Call(func, args, kwargs, tracer.log)
         try:
             out = tracer.through(func, args, kwargs)
@@ -194,11 +196,11 @@ class SizeMode(TorchFunctionMode):
             size.log.note_escape(size)
         return length
 
-    def _note_operands(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    def _note_operands(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, rooted: bool) -> None:
         log = self._tracer.log
         for operand in (*args, *kwargs.values()):
             if isinstance(operand, Size):
-                log.note_read(operand)
+                log.note_read(operand, rooted=rooted)
             elif isinstance(operand, Real):
                 log.reals.append((operand, log.module()))
 

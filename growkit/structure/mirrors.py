@@ -252,7 +252,7 @@ class Attributes:
 
     def unexplained(self) -> Iterator[tuple[Expr, str]]:
         """Yield sizes whose value went into the computation as a number, other than to scale scores, and where."""
-        for size, under_way in self._log.reads:
+        for size, under_way, _ in self._log.reads:
             if id(size) not in self._explained:
                 expr = expression(size, "arithmetic")
                 for each in operands(size) if expr is None else [expr]:
@@ -270,8 +270,8 @@ class Attributes:
                 if under_way is module and math.isclose(real, expr.size**power, rel_tol=1e-6):
                     return True, Mirror(*real.origin, (expr,), power=power), None
         # Each of several scores may have a root of its own; or all of them share one.
-        for size, under_way in sorted(self._log.reads, key=lambda read: id(read[0]) in self._explained):
-            read = expression(size, "a square root") if under_way is module else None
+        for size, under_way, rooted in sorted(self._log.reads, key=lambda read: id(read[0]) in self._explained):
+            read = expression(size, "a square root") if rooted and under_way is module else None
             if read is None:
                 continue
             same, others = same_size(read, expr), _others(read, expr)

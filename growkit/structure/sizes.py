@@ -127,7 +127,7 @@ class Size(int):
     __hash__ = int.__hash__
 
     def __float__(self) -> float:
-        self.log.note_read(self)
+        self.log.note_read(self, rooted=True)
         self.log.note_escape(self)
         return float(int.__int__(self))
 
@@ -136,7 +136,7 @@ class Size(int):
         return int.__int__(self)
 
     def __truediv__(self, other: Any) -> Any:
-        self.log.note_read(self)
+        self.log.note_read(self, rooted=True)
         self.log.note_escape(self)
         value = super().__truediv__(other)
         return Seen(value, self.log) if type(value) is float and _is_of_data(self) else value
@@ -146,7 +146,7 @@ class Size(int):
         return super().__rtruediv__(other)
 
     def __pow__(self, other: Any, modulo: Any = None) -> Any:
-        self.log.note_read(self)
+        self.log.note_read(self, rooted=other in {0.5, -0.5})
         self.log.note_escape(self)
         return super().__pow__(other, modulo)
 
@@ -285,7 +285,8 @@ class Log:
 
     Attributes:
         equal: pairs of sizes that were compared and found equal.
-        reads: sizes whose value was used as a number, each with the module under way.
+        reads: sizes whose value was used as a number, each with the module under way, and whether that number may be
+            one that a root is taken of.
         reals: attributes that multiplied or divided a tensor, each with the module under way.
         turns: what was asked about values, and about sizes of data.
         decides: whether anything was, so that other data may lead elsewhere.
@@ -297,7 +298,7 @@ class Log:
 
     def __init__(self, lost: Collection[Place] = ()) -> None:
         self.equal: list[tuple[Size, Size]] = []
-        self.reads: list[tuple[Size, object]] = []
+        self.reads: list[tuple[Size, object, bool]] = []
         self.reals: list[tuple[Real, object]] = []
         self.turns = Turns(lost)
         self.decides = False
@@ -307,9 +308,9 @@ class Log:
         """Return the module under way, or None."""
         return self.stack[-1] if self.stack else None
 
-    def note_read(self, size: Size) -> None:
-        """Note that the value of a size went into the computation."""
-        self.reads.append((size, self.module()))
+    def note_read(self, size: Size, *, rooted: bool = False) -> None:
+        """Note that the value of a size went into the computation, perhaps for a root to be taken of it."""
+        self.reads.append((size, self.module(), rooted))
 
     def answer(self, given: bool, *, compared: bool = False) -> bool:
         """Return the answer to a question about values or sizes of data, which is the one given but where it is turned.
@@ -347,7 +348,9 @@ class Log:
         data = any(symbol.extent and not symbol.number for found in symbols for symbol in found)
         if data:
             of_units = [any(not symbol.extent for symbol in found) for found in symbols]
-            self.reads.extend((each, self.module()) for each, units in zip(sizes, of_units, strict=True) if units)
+            for each, units in zip(sizes, of_units, strict=True):
+                if units:
+                    self.note_read(each)
         return data
 
 

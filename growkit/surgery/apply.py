@@ -25,7 +25,7 @@ from growkit.surgery.gains import follow_directions
 from growkit.surgery.optimizer import CarryState, OptimizerPlan
 from growkit.surgery.removal import check_removals
 from growkit.surgery.sites import Sites, successor
-from growkit.surgery.verify import Output, Places, failed_run, output_of, places_of, verify
+from growkit.surgery.verify import Output, Places, failed_run, output_of, places_of, probes_of, verify
 
 __all__ = ["Operation", "apply"]
 
@@ -108,7 +108,7 @@ class Operation:
             check_removals(self.structure, edits)
         on_demand = {self.structure[e.width].symbol for e in edits if isinstance(e, Widen) and e.output}
         places = places_of(self.structure.results, {symbol: units[symbol] for symbol in on_demand})
-        before = output_of(self.model, self.example)
+        probes = probes_of(self.model, self.example)
         with torch.inference_mode(False), torch.no_grad():
             changes = self._plan(units)
             follow_directions(self.structure.gains, changes, self.structure.tensors)
@@ -120,7 +120,7 @@ class Operation:
             new = {e.width: e.new for e in edits if isinstance(e, Widen) and e.new}
             initialise_new_units(self.structure, new, self.seed)
             renamed, blocks = self._deepen([e for e in edits if isinstance(e, Deepen)], plans)
-            moved = self._verified(edits, before, places, blocks)
+            moved = self._verified(edits, probes, places, blocks)
             change = Change(tuple(edits), {c.name: c for c in changes}, moved, renamed)
             if then is not None:
                 then(change)
@@ -198,19 +198,24 @@ class Operation:
     # ------------------------------------------------------------- verifying
 
     def _verified(
-        self, edits: list[Edit], before: Output, places: Places, blocks: Sequence[tuple[str, nn.Module]]
+        self,
+        edits: list[Edit],
+        probes: Sequence[tuple[Example, Output]],
+        places: Places,
+        blocks: Sequence[tuple[str, nn.Module]],
     ) -> float:
         """Verify; remember of a width that cannot be widened that it cannot."""
         try:
             try:
                 with running(blocks):
-                    after = output_of(self.model, self.example)
+                    outputs = [(before, output_of(self.model, example)) for example, before in probes]
             except SurgeryError:
                 raise
             except Exception as error:
                 raise failed_run(edits, error) from error
             names = ", ".join(map(str, edits))
-            return verify(names, before, after, places, exact=self.exact, seen=self.structure.dtypes)
+            check = partial(verify, names, places=places, exact=self.exact, seen=self.structure.dtypes)
+            return max(check(before, after) for before, after in outputs)
         except SurgeryError as error:
             if len(edits) == 1 and isinstance(edits[0], Widen):
                 freeze(self.structure[edits[0].width].symbol, f"failed its probe: {error.seen}")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence, Set
+from contextlib import suppress
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from growkit.errors import SurgeryError
 from growkit.structure.dimensions import Route, Symbol, leaves
@@ -16,7 +17,7 @@ from growkit.structure.positions import Term, expand
 from growkit.structure.roles import Axis
 from growkit.surgery.edits import UnitMap
 
-__all__ = ["Output", "Places", "failed_run", "output_of", "places_of", "verify"]
+__all__ = ["Output", "Places", "failed_run", "output_of", "places_of", "probes_of", "verify"]
 
 # By how much rounding alone may move the output, relative to its scale.
 _TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
@@ -45,6 +46,40 @@ def output_of(model: nn.Module, example: Example) -> Output:
     leaves_, form = tree_flatten(output)
     numbers = [torch.tensor(x, dtype=torch.float64) for x in leaves_ if isinstance(x, (bool, int, float))]
     return Output([*tensors, *numbers], f"{form} of {', '.join(type(leaf).__name__ for leaf in leaves_)}")
+
+
+def probes_of(model: nn.Module, example: Example) -> list[tuple[Example, Output]]:
+    """Run the model on the example, and on a second one where all entries of an input are alike.
+
+    On such an input all positions are alike, and much that an edit breaks, as the scale of attention scores, has no
+    effect. The second one differs by noise.
+
+    Returns:
+        The inputs, each with the output.
+    """
+    probes = [(example, output_of(model, example))]
+    if (other := _varied(example)) is not None:
+        with suppress(Exception):  # it may want just these values
+            probes.append((other, output_of(model, other)))
+    return probes
+
+
+def _varied(example: Example) -> Example | None:
+    leaves_, form = tree_flatten(example)
+    generator = torch.Generator().manual_seed(0)
+    varied = [_with_noise(x, generator) if isinstance(x, Tensor) and _is_constant(x) else x for x in leaves_]
+    changed = any(new is not old for new, old in zip(varied, leaves_, strict=True))
+    return tree_unflatten(varied, form) if changed else None
+
+
+def _is_constant(tensor: Tensor) -> bool:
+    plain = tensor.layout == torch.strided and tensor.is_floating_point() and tensor.numel() > 1
+    return plain and bool((tensor == tensor.flatten()[0]).all())
+
+
+def _with_noise(tensor: Tensor, generator: torch.Generator) -> Tensor:
+    noise = torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
+    return (tensor.double() + noise.to(tensor.device)).to(tensor.dtype)
 
 
 def _numbers(tensor: Tensor) -> Tensor:

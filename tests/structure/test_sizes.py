@@ -97,7 +97,8 @@ def test_numbers_that_are_read_are_noted():
     log.stack.append("here")
     five = Size(5, Symbol(5), log)
     math.sqrt(five), five**-0.5, 1 / five, five / 2, 0.5 * five
-    assert [(int(n), where) for n, where in log.reads][:4] == [(5, "here")] * 4
+    assert [(int(n), where) for n, where, _ in log.reads][:4] == [(5, "here")] * 4
+    assert [rooted for *_, rooted in log.reads] == [True, True, False, True]
 
 
 def test_sizes_of_another_pass_are_plain_numbers():

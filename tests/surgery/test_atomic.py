@@ -14,6 +14,7 @@ from small_models import Apply
 from torch import Tensor, nn
 from torch.optim import SGD, Adafactor, Adam, Optimizer
 
+import growkit
 from growkit.errors import GrowkitError, StructureError, SurgeryError
 from growkit.structure import trace, trace_example
 from growkit.surgery import Change, Deepen, Edit, Narrow, Operation, Widen, apply
@@ -394,3 +395,37 @@ def test_a_model_without_data_is_refused():
 def test_sparse_outputs_are_compared(form):
     model = Apply(lambda m, x: form(m.last(m.first(x))), first=nn.Linear(3, 4), last=nn.Linear(4, 2))
     assert apply(model, Widen("first", (0,)), example=example()).moved <= 1e-6
+
+
+@pytest.mark.parametrize("fill", [torch.ones, torch.zeros, torch.randn])
+def test_an_example_of_equal_entries_proves_no_less(fill):
+    class OneRootForTwo(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.q, self.k, self.r, self.s, self.v = (nn.Linear(6, 4) for _ in range(5))
+
+        def forward(self, x):
+            scores = self.q(x) @ self.k(x).mT + self.r(x) @ self.s(x).mT
+            return (scores / self.q(x).shape[-1] ** 0.5).softmax(-1) @ self.v(x)
+
+    torch.manual_seed(0)
+    model = OneRootForTwo()
+    with pytest.raises(SurgeryError, match="changes what the model computes"):
+        growkit.apply(model, growkit.Widen("q", range(4)), example=(fill(1, 5, 6),))
+    assert model.q.out_features == 4
+
+
+def test_a_model_that_wants_just_the_values_of_its_example_grows():
+    class Strict(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Linear(3, 4), nn.Linear(4, 5)
+
+        def forward(self, x):
+            if not bool((x == 1).all()):
+                raise ValueError("ones only")
+            return self.last(self.first(x).relu())
+
+    model = Strict()
+    growkit.apply(model, growkit.Widen("first", [0]), example=(torch.ones(2, 3),))
+    assert model.first.out_features == 5
