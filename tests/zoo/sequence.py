@@ -129,8 +129,10 @@ class MultiQueryAttention(nn.Module):
         b, t, _ = x.shape
         qkv = self.qkv(x).view(b, t, self.heads + 2, -1)
         q, k, v = self.rotate(qkv[:, :, :-2]), self.rotate(qkv[:, :, -2:-1]), qkv[:, :, -1:]
-        k, v = k.expand_as(q), v.expand_as(q)
-        y = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), is_causal=True)
+        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+        scores = q @ k.mT / q.shape[-1] ** 0.5
+        mask = torch.ones(t, t, dtype=torch.bool, device=x.device).triu(1)
+        y = scores.masked_fill(mask, -torch.inf).softmax(-1) @ v  # one head of keys and values for all of queries
         return self.out(y.transpose(1, 2).flatten(2))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,6 +13,7 @@ from growkit.structure.rules.registry import rule
 from growkit.structure.sizes import Size, expression
 
 if TYPE_CHECKING:
+    from growkit.structure.calls import Call
     from growkit.structure.tracer import Tracer
 
 aten = torch.ops.aten
@@ -54,6 +56,8 @@ def expand(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, A
     asked = call.asked(out.dim()) if call is not None else None
     if call is not None and call.name == "expand_as":
         asked = [Size(axis.expr.size, axis.expr, tracer.log) for axis in tracer[call.args[1]]]
+    elif call is not None and call.name in _BROADCASTING:
+        asked = _sizes_of_operands(tracer, call, out.shape)
     new = out.dim() - len(axes)
     result = [_repeated(tracer, n, asked[i] if asked else None) for i, n in enumerate(out.shape)]
     for position, axis in enumerate(axes):
@@ -62,6 +66,20 @@ def expand(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, A
         else:
             tracer.freeze(axis, "repeats it along a longer axis")
     tracer[out] = result
+
+
+# Products that repeat one factor for the leading axes of the other.
+_BROADCASTING = {"matmul", "__matmul__", "__rmatmul__"}
+
+
+def _sizes_of_operands(tracer: Tracer, call: Call, shape: Sequence[int]) -> list[Any]:
+    """Return which sizes of the factors the leading axes of a product have."""
+    found: list[Any] = [None] * len(shape)
+    for factor in call.args:
+        for position, axis in enumerate(tracer[factor][:-2], start=len(shape) - factor.dim()):
+            if position >= 0 and axis.expr.size == shape[position] > 1:
+                found[position] = Size(axis.expr.size, axis.expr, tracer.log)
+    return found
 
 
 def _repeated(tracer: Tracer, size: int, wanted: Any) -> Axis:
