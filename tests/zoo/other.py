@@ -748,7 +748,7 @@ ARCHITECTURES = [
     ),
     zoo(
         *("capsules", Capsules, reals((5,)), None),
-        "stem.weight[0] stem.bias[0] primary.weight[1] stem.weight[1]=input W[2]=expand "
+        "stem.weight[0] stem.bias[0] primary.weight[1] stem.weight[1]=input W[2]=output "
         f"W[1]={SHARED} W[3]=norm W[4]={SHARED} primary.weight[0]={SHARED}",
     ),
     zoo(
