@@ -136,6 +136,10 @@ def place_of_question(*, compared: bool = False) -> Place | None:
         frame = frame.f_back
     if frame is None or str(frame.f_globals.get("__name__")).startswith(_ASIDE):
         return None
-    if compared and frame.f_code.co_code[frame.f_lasti] != dis.opmap["COMPARE_OP"]:
-        return None
-    return frame.f_code, frame.f_lasti
+    return (frame.f_code, frame.f_lasti) if not compared or _compares(frame.f_code.co_code, frame.f_lasti) else None
+
+
+def _compares(code: bytes, at: int) -> bool:
+    """Say whether an instruction compares, be it with each entry of a constant: `x in (1, 2)`."""
+    constant = at >= 2 and code[at - 2] == dis.opmap["LOAD_CONST"]
+    return code[at] == dis.opmap["COMPARE_OP"] or (code[at] == dis.opmap["CONTAINS_OP"] and constant)

@@ -181,6 +181,7 @@ ASKED = {
     "a remainder": lambda x: x.shape[1] % 6,
     "what is missing": lambda x: (-x.shape[1]) % 6 > 0,
     "all entries": lambda x: x.numel() // x.shape[0] > 24,
+    "one of several": lambda x: x.shape[1] in (7, 9),
     "the surplus": lambda x: max(x.shape[1] - 8, 0),
 }
 
