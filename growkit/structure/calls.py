@@ -156,9 +156,9 @@ class SizeMode(TorchFunctionMode):
             out = tracer.through(func, args, kwargs)
         finally:
             tracer.call = outer
-        return self._taken(out, name) if name in _TAKEN else out
+        return self._taken(out) if name in _TAKEN else out
 
-    def _taken(self, value: Any, name: str) -> Any:
+    def _taken(self, value: Any) -> Any:
         """Return the truth of a tensor as the pass wants it; a number that is taken out of one asks when compared."""
         log = self._tracer.log
         if type(value) is bool:

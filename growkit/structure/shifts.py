@@ -7,7 +7,7 @@ is used in no other way.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from torch import Tensor, nn
 
@@ -44,7 +44,7 @@ class Shifts:
     def settle(self, constraints: Iterable[Constraint]) -> list[Constraint]:
         """Find the numbers; return demands on vectors that are used otherwise, too."""
         demands: list[Constraint] = []
-        uses = Counter(id(axis) for constraint in constraints for axis in constraint.axes) if self._sums else Counter()
+        uses = Counter(id(axis) for each in _all(constraints) for axis in each.axes) if self._sums else Counter()
         for key, sums in self._sums.items():
             (first, number), *others = sums
             if uses[key] == len(sums) and all(other == number for _, other in others):
@@ -52,3 +52,11 @@ class Shifts:
             else:
                 demands.append(Constraint("copies", first.axes[1:], first.where))
         return demands
+
+
+def _all(constraints: Iterable[Constraint]) -> Iterator[Constraint]:
+    """Yield constraints, and those that hold once an axis is used as a whole."""
+    for constraint in constraints:
+        yield constraint
+        for axis in constraint.axes:
+            yield from axis.slots.entire if axis.slots is not None else ()

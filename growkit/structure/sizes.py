@@ -8,14 +8,15 @@ from a number written in the code, which cannot.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
+from functools import cached_property
 from typing import Any
 
 import torch
 
 from growkit.structure.dimensions import Concat, Expr, Product, Symbol, concat, is_data, leaves, product, resolve
 from growkit.structure.refine import chop
-from growkit.structure.turns import Place, Turns, place_of_question
+from growkit.structure.turns import Place, Turns, compares, place_of_question
 from growkit.structure.unify import unify
 
 __all__ = ["Count", "Log", "Number", "Real", "Seen", "Size", "expression", "operands", "plain", "same_size", "sizes_in"]
@@ -51,34 +52,62 @@ class Size(int):
     def __deepcopy__(self, memo: Any) -> int:
         return int.__int__(self)
 
+    @property
+    def has_units(self) -> bool:
+        """Whether units of the network take part in it."""
+        return self._parts[0]
+
+    @property
+    def has_data(self) -> bool:
+        """Whether sizes of data do."""
+        return self._parts[1]
+
+    @cached_property
+    def _parts(self) -> tuple[bool, bool]:
+        if isinstance(self.form, tuple):
+            sizes = [operand for operand in self.form[1:] if isinstance(operand, Size)]
+            return any(size.has_units for size in sizes), any(size.has_data for size in sizes)
+        symbols = leaves(self.form)
+        return any(not s.extent for s in symbols), any(s.extent and not s.number for s in symbols)
+
+    def _value(self, operation: str, other: Any) -> Any:
+        number = float(int.__int__(self)) if isinstance(other, float) else int.__int__(self)
+        return getattr(number, operation)(other)
+
     def _combine(self, operation: str, left: Any, right: Any, value: Any) -> Any:
         if isinstance(value, int):
             adds_nothing = value == int.__int__(self) and operation in {"sum", "difference"}
             return self if adds_nothing else Size(value, (operation, left, right), self.log)
         if isinstance(left, float) or isinstance(right, float):
             self.log.note_read(self)
-        return value
+        return self.log.number(self, value)
+
+    def __abs__(self) -> Any:
+        return self.log.number(self, super().__abs__())
+
+    def __and__(self, other: Any) -> Any:
+        return self.log.number(self, super().__and__(other))
 
     def __neg__(self) -> Any:
         return Size(-int.__int__(self), ("negative", self, 0), self.log)
 
     def __mul__(self, other: Any) -> Any:
-        return self._combine("product", self, other, super().__mul__(other))
+        return self._combine("product", self, other, self._value("__mul__", other))
 
     def __rmul__(self, other: Any) -> Any:
-        return self._combine("product", other, self, super().__rmul__(other))
+        return self._combine("product", other, self, self._value("__rmul__", other))
 
     def __add__(self, other: Any) -> Any:
-        return self._combine("sum", self, other, super().__add__(other))
+        return self._combine("sum", self, other, self._value("__add__", other))
 
     def __radd__(self, other: Any) -> Any:
-        return self._combine("sum", other, self, super().__radd__(other))
+        return self._combine("sum", other, self, self._value("__radd__", other))
 
     def __sub__(self, other: Any) -> Any:
-        return self._combine("difference", self, other, super().__sub__(other))
+        return self._combine("difference", self, other, self._value("__sub__", other))
 
     def __rsub__(self, other: Any) -> Any:
-        return self._combine("difference", other, self, super().__rsub__(other))
+        return self._combine("difference", other, self, self._value("__rsub__", other))
 
     def __floordiv__(self, other: Any) -> Any:
         self.log.note_escape(self)
@@ -100,7 +129,8 @@ class Size(int):
         return self.log.remainder(self, other, super().__rmod__(other))
 
     def __bool__(self) -> bool:
-        return self.log.answer(int.__int__(self) != 0) if _is_of_data(self) else int.__int__(self) != 0
+        given = int.__int__(self) != 0
+        return given if self.has_units else self.log.answer(given)
 
     def __lt__(self, other: Any) -> Any:
         return self.log.compare(self, other, super().__lt__(other))
@@ -118,8 +148,8 @@ class Size(int):
         equal = int.__eq__(self, other) is True  # type: ignore[operator]
         if equal and isinstance(other, Size):
             self.log.equal.append((self, other))
-        of_data = _is_of_data(self) and (not isinstance(other, Size) or _is_of_data(other))
-        return self.log.answer(equal, compared=True) if of_data else equal
+        asks = self.has_data or (isinstance(other, Size) and other.has_data)
+        return self.log.answer(equal, equation=True) if asks else equal
 
     def __ne__(self, other: object) -> bool:
         return not self == other
@@ -137,18 +167,15 @@ class Size(int):
 
     def __truediv__(self, other: Any) -> Any:
         self.log.note_read(self, rooted=True)
-        self.log.note_escape(self)
-        value = super().__truediv__(other)
-        return Seen(value, self.log) if type(value) is float and _is_of_data(self) else value
+        return self.log.number(self, self._value("__truediv__", other))
 
     def __rtruediv__(self, other: Any) -> Any:
         self.log.note_read(self)
-        return super().__rtruediv__(other)
+        return self.log.number(self, self._value("__rtruediv__", other))
 
     def __pow__(self, other: Any, modulo: Any = None) -> Any:
         self.log.note_read(self, rooted=other in {0.5, -0.5})
-        self.log.note_escape(self)
-        return super().__pow__(other, modulo)
+        return self.log.number(self, self._value("__pow__", other))
 
 
 class Number(float):
@@ -198,14 +225,14 @@ class _Asking:
         return self._answer("__ge__", other)
 
     def __eq__(self, other: object) -> Any:
-        return self._answer("__eq__", other, compared=True)
+        return self._answer("__eq__", other, equation=True)
 
     def __ne__(self, other: object) -> Any:
-        return self._answer("__ne__", other, compared=True)
+        return self._answer("__ne__", other, equation=True)
 
-    def _answer(self, comparison: str, other: object, *, compared: bool = False) -> Any:
+    def _answer(self, comparison: str, other: object, *, equation: bool = False) -> Any:
         given = getattr(self._kind, comparison)(self, other)
-        return given if given is NotImplemented else self.log.answer(given, compared=compared)
+        return given if given is NotImplemented else self.log.answer(given, equation=equation)
 
 
 class Seen(_Asking, Number):
@@ -312,50 +339,53 @@ class Log:
         """Note that the value of a size went into the computation, perhaps for a root to be taken of it."""
         self.reads.append((size, self.module(), rooted))
 
-    def answer(self, given: bool, *, compared: bool = False) -> bool:
+    def answer(self, given: bool, *, equation: bool = False) -> bool:
         """Return the answer to a question about values or sizes of data, which is the one given but where it is turned.
 
         Args:
             given: the answer.
-            compared: see `place_of_question`.
+            equation: whether two numbers are equal; that is only turned where the code compares them.
         """
-        place = place_of_question(compared=compared)
+        place = place_of_question()
         if place is None:
             return given
         self.decides = True
-        return self.turns.answer(place, id(self.module()), given)
+        turnable = not equation or compares(place)
+        return self.turns.answer(place, id(self.module()), given) if turnable else given
 
     def compare(self, size: Size, other: Any, given: Any) -> Any:
-        """Return the outcome of a comparison; with data in it, it is a question."""
-        ours = given is NotImplemented or place_of_question() is None
-        return given if ours or not self._meets_data(size, other) else self.answer(given)
-
-    def note_escape(self, size: Size) -> None:
-        """Note that a size is not followed from now on; if it is one of data, other data may lead elsewhere."""
-        self.decides |= _is_of_data(size) and place_of_question() is not None
+        """Return the outcome of a comparison; with data in it, it is a question, and units in it are a number."""
+        sizes = [each for each in (size, other) if isinstance(each, Size)]
+        asks = given is not NotImplemented and any(each.has_data for each in sizes)
+        if not asks or place_of_question() is None:
+            return given
+        self._note_units(sizes)
+        return self.answer(given)
 
     def remainder(self, size: Size, other: Any, value: Any) -> Any:
         """Return what is left of a division; with data in it, other data may lead elsewhere."""
-        if type(value) is not int or not self._meets_data(size, other):
+        sizes = [each for each in (size, other) if isinstance(each, Size)]
+        if type(value) is not int or not any(each.has_data for each in sizes):
             return value
+        self._note_units(sizes)
         self.decides = True
         return Count(value, self)
 
-    def _meets_data(self, size: Size, other: Any) -> bool:
-        """Say whether data take part in two numbers; units beside them count as a number from now on."""
-        sizes = [each for each in (size, other) if isinstance(each, Size)]
-        symbols = [[symbol for expr in operands(each) for symbol in leaves(expr)] for each in sizes]
-        data = any(symbol.extent and not symbol.number for found in symbols for symbol in found)
-        if data:
-            of_units = [any(not symbol.extent for symbol in found) for found in symbols]
-            for each, units in zip(sizes, of_units, strict=True):
-                if units:
-                    self.note_read(each)
-        return data
+    def number(self, size: Size, value: Any) -> Any:
+        """Return what was computed from a size and is none; if that is one of data, other data may lead elsewhere."""
+        if size.has_units or not isinstance(value, (int, float)):
+            return value
+        self.note_escape(size)
+        return Count(value, self) if isinstance(value, int) else Seen(value, self)
 
+    def note_escape(self, size: Size) -> None:
+        """Note that a size leads to a number or a place; if it is one of data, other data may lead elsewhere."""
+        self.decides |= not size.has_units and place_of_question() is not None
 
-def _is_of_data(size: Size) -> bool:
-    return all(map(is_data, operands(size)))
+    def _note_units(self, sizes: Iterable[Size]) -> None:
+        for size in sizes:
+            if size.has_units:
+                self.note_read(size)
 
 
 def sizes_in(value: Any) -> Iterator[int]:
@@ -417,14 +447,20 @@ def expression(size: Any, where: str) -> Expr | None:
     return made if made is not None and made.size == int(size) else None
 
 
-def operands(size: Size) -> Iterator[Expr]:
-    """Yield the dimensions that a number was computed from, however that was."""
-    if not isinstance(size.form, tuple):
-        yield resolve(size.form)
-        return
-    for operand in size.form[1:]:
-        if isinstance(operand, Size):
-            yield from operands(operand)
+def operands(size: Size) -> list[Expr]:
+    """Return the dimensions that a number was computed from, however that was."""
+    found: dict[int, Expr] = {}
+    waiting, seen = [size], set()
+    while waiting:
+        each = waiting.pop()
+        if id(each) in seen:
+            continue
+        seen.add(id(each))
+        if isinstance(each.form, tuple):
+            waiting += [operand for operand in each.form[1:] if isinstance(operand, Size)]
+        else:
+            found.setdefault(id(each.form), resolve(each.form))
+    return list(found.values())
 
 
 def _times(a: Expr, b: Expr, where: str) -> Expr | None:

@@ -1,6 +1,6 @@
 """Ask the running model which sizes belong together.
 
-One forward pass runs under a `TorchDispatchMode`, below modules, at the level of ATen operations. Every axis of
+Forward passes run under a `TorchDispatchMode`, below modules, at the level of ATen operations. Every axis of
 every parameter, buffer and activation carries a dimension expression; the rule of each operation unifies them and
 records what it demands of their roles. An operation without a rule freezes what it touches: never guess.
 
@@ -31,13 +31,13 @@ from growkit.structure.questions import asks_for_gradients, asks_for_mode, words
 from growkit.structure.rules import Rule
 from growkit.structure.sizes import Log
 from growkit.structure.tracer import Tracer
-from growkit.structure.turns import Place, out_of_sight
+from growkit.structure.turns import Exhausted, Place, out_of_sight
 
 __all__ = ["trace_model"]
 
 
 def trace_model(model: nn.Module, example: Example, rules: Mapping[Any, Rule] | None = None) -> Tracer:
-    """Run the model once on an example and return the record.
+    """Run the model on an example, as often as `growkit.trace` says, and return the record.
 
     The model is left exactly as it was: mode, parameters, buffers, gradients and the global random state.
 
@@ -193,12 +193,12 @@ def _turned_passes(tracer: Tracer, model: nn.Module, run: Callable[[], Any], *, 
     outputs: list[Any] = []
     if any(tensor.device.type not in {"cpu", "meta"} for tensor in tracer.tensors.values()):
         return outputs  # an index out of range would leave the device unusable
-    while tracer.log.turns.next():
+    while not tracer.runner.lacking and tracer.log.turns.next():
         _begin_again(tracer, model, training=training)
         try:
             with out_of_sight():
                 outputs.append(run())
-        except (Exception, SystemExit):
+        except (Exception, SystemExit, Exhausted):
             tracer.give_up()
             tracer.log.turns.lose()
     return outputs

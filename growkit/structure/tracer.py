@@ -47,7 +47,7 @@ __all__ = ["Tracer"]
 
 
 class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """The record of one forward pass, and the vocabulary in which rules write it.
+    """The record of forward passes, and the vocabulary in which rules write it.
 
     Attributes:
         axes: the axes of every tensor seen that is still alive.
@@ -377,7 +377,8 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _meet(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Note which tensors an operation is about to use."""
         changed = self.guard.note(func, args, kwargs) if self.guard is not None else []
-        self._written.update(dict.fromkeys(id(tensor) for tensor in changed if id(tensor) in self._persistent))
+        if changed:
+            self._written.update(dict.fromkeys(id(tensor) for tensor in changed if id(tensor) in self._persistent))
         for argument in (*args, *kwargs.values()):
             for tensor in argument if isinstance(argument, (list, tuple)) else (argument,):
                 if isinstance(tensor, Tensor):

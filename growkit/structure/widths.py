@@ -283,7 +283,7 @@ class Structure:
 
 
 def trace(model: nn.Module, *args: Any, **kwargs: Any) -> Structure:
-    """Find the widths of a model by running it once.
+    """Find the widths of a model by running it.
 
     The model is left exactly as it was: mode, buffers, gradients and the global random state.
 
@@ -299,7 +299,9 @@ def trace(model: nn.Module, *args: Any, **kwargs: Any) -> Structure:
     Raises:
         StructureError: the forward pass failed.
 
-    Cost: one forward pass in evaluation mode plus some microseconds an operation; no activations are kept.
+    Cost: one forward pass in evaluation mode plus some microseconds an operation; no activations are kept. A model that
+    asks about values or sizes of its data runs once more for each such question, at most 32 times; one that asks for
+    its mode, or that has parameters which the example does not reach, once more in training mode.
     """
     return trace_example(model, joined(model, args, kwargs))
 

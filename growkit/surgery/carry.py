@@ -115,7 +115,8 @@ class ParamChange:
 def apply_maps(tensor: Tensor, maps: Sequence[AxisMap | None], like: Like, shift: float = 0.0) -> Tensor:
     """Return a new tensor with every mapped axis at its new length; shares are those of the tensor plus `shift`."""
     if shift and like == "weight" and any(mapped is not None and mapped.shares for mapped in maps):
-        return apply_maps(tensor + shift, maps, like).sub_(shift)
+        # The maps are linear; so entries that only stay keep every bit, in half precision, too.
+        return apply_maps(tensor, maps, like) + (apply_maps(torch.full_like(tensor, shift), maps, like) - shift)
     result = tensor.detach()
     for axis, mapped in enumerate(maps):
         if mapped is not None:

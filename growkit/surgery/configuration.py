@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from growkit import randomness
@@ -25,8 +25,9 @@ __all__ = ["follow_configuration"]
 _MOST_FIELDS = 6
 _MOST_TRIALS = 64
 
-# What a model is as far as its configuration says it: shapes of tensors, and numbers of modules.
-_Form = tuple[dict[str, torch.Size], dict[str, dict[str, str]]]
+# What a model is as far as its configuration says it: shapes of tensors, whole and real numbers of modules.
+_Numbers = dict[tuple[str, str], Any]
+_Form = tuple[dict[str, torch.Size], _Numbers, _Numbers]
 
 
 def follow_configuration(model: nn.Module, changes: Sequence[ParamChange], undo: list[Callable[[], Any]]) -> None:
@@ -47,7 +48,10 @@ def follow_configuration(model: nn.Module, changes: Sequence[ParamChange], undo:
     if config is None or not changes or isinstance(config, (nn.Module, dict)) or not hasattr(config, "__dict__"):
         return
     wanted = _form(model)
-    fitting = [s for s in _settings(config, changes) if _describes(type(model), config, s, wanted)]
+    before = _built(type(model), config, {})
+    # Real numbers that the edit left as the configuration makes them: so they have to come out again.
+    kept = dict(wanted[2].items() & _numbers(before, float).items()) if before is not None else wanted[2]
+    fitting = [s for s in _settings(config, changes) if _describes(type(model), config, s, wanted, kept)]
     # A setting that changes more fields than another one changes some that shape nothing.
     least = min(map(len, fitting), default=0)
     chosen = [setting for setting in fitting if len(setting) == least]
@@ -78,9 +82,12 @@ def _settings(config: Any, changes: Sequence[ParamChange]) -> Iterator[dict[str,
     yield from itertools.islice(settings, _MOST_TRIALS)
 
 
-def _describes(kind: type[nn.Module], config: Any, setting: dict[str, int], wanted: _Form) -> bool:
+def _describes(kind: type[nn.Module], config: Any, setting: dict[str, int], wanted: _Form, kept: _Numbers) -> bool:
     built = _built(kind, config, setting)
-    return built is not None and _form(built) == wanted
+    if built is None:
+        return False
+    shapes, numbers, reals = _form(built)
+    return (shapes, numbers) == wanted[:2] and all(reals.get(key) == value for key, value in kept.items())
 
 
 def _built(kind: type[nn.Module], config: Any, setting: dict[str, int], device: str = "meta") -> nn.Module | None:
@@ -107,11 +114,12 @@ _DRAWING = {torch.ops.aten.normal_, torch.ops.aten.uniform_}
 
 def _form(model: nn.Module) -> _Form:
     shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
-    numbers = {
-        name: {key: f"{value:.9g}" for key, value in vars(module).items() if type(value) in {int, float}}
-        for name, module in model.named_modules()
-    }
-    return shapes, numbers
+    return shapes, _numbers(model, int), _numbers(model, float)
+
+
+def _numbers(model: nn.Module, kind: type) -> _Numbers:
+    found = ((name, key, value) for name, module in model.named_modules() for key, value in vars(module).items())
+    return {(name, key): value for name, key, value in found if type(value) is kind}
 
 
 def _unsaved_agree(model: nn.Module, config: Any, setting: dict[str, int]) -> bool:
@@ -124,8 +132,12 @@ def _unsaved_agree(model: nn.Module, config: Any, setting: dict[str, int]) -> bo
         return False
     here, there = dict(model.named_buffers()), dict(built.named_buffers())
     return all(
-        name in there
-        and there[name].shape == here[name].shape
-        and torch.allclose(there[name].double(), here[name].double().cpu(), rtol=1e-4, atol=1e-6, equal_nan=True)
+        name in there and there[name].shape == here[name].shape and _alike(here[name].cpu(), there[name])
         for name in unsaved
     )
+
+
+def _alike(mine: Tensor, built: Tensor) -> bool:
+    """Say whether a buffer is what it was built as, but for its precision."""
+    tolerance = {torch.float16: 1e-2, torch.bfloat16: 5e-2}.get(mine.dtype, 1e-4)
+    return torch.allclose(mine, built.to(mine.dtype), rtol=tolerance, atol=1e-6, equal_nan=True)

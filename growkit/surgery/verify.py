@@ -49,17 +49,17 @@ def output_of(model: nn.Module, example: Example) -> Output:
 
 
 def probes_of(model: nn.Module, example: Example) -> list[tuple[Example, Output]]:
-    """Run the model on the example, and on a second one where all entries of an input are alike.
+    """Run the model on the example; if all entries of a floating point input are alike, on one with noise as well.
 
-    On such an input all positions are alike, and much that an edit breaks, as the scale of attention scores, has no
-    effect. The second one differs by noise.
+    On inputs like `torch.ones` all positions are alike, and much that an edit breaks, as the scale of attention scores,
+    has no effect.
 
     Returns:
         The inputs, each with the output.
     """
     probes = [(example, output_of(model, example))]
-    if (other := _varied(example)) is not None:
-        with suppress(Exception):  # it may want just these values
+    with suppress(Exception):  # it may want just these values
+        if (other := _varied(example)) is not None:
             probes.append((other, output_of(model, other)))
     return probes
 
@@ -78,8 +78,7 @@ def _is_constant(tensor: Tensor) -> bool:
 
 
 def _with_noise(tensor: Tensor, generator: torch.Generator) -> Tensor:
-    noise = torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
-    return (tensor.double() + noise.to(tensor.device)).to(tensor.dtype)
+    return tensor.detach() + torch.randn(tensor.shape, generator=generator).to(tensor)
 
 
 def _numbers(tensor: Tensor) -> Tensor:

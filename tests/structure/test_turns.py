@@ -11,6 +11,7 @@ from torch import nn
 
 import growkit
 
+LENGTHS = [7, 8, 9]
 X = torch.randn(2, 6, 3, generator=torch.Generator().manual_seed(0))
 
 
@@ -39,6 +40,12 @@ def leaves(x, h):
 def stops_in_a_debugger(x, h):
     if h.amax() > 1e6:
         breakpoint()
+    return h
+
+
+def waits_for_somebody(x, h):
+    if h.amax() > 1e6:
+        input("continue?")
     return h
 
 
@@ -82,7 +89,17 @@ def counts(x, h):
 
 @pytest.mark.parametrize(
     "between",
-    [leaves, stops_in_a_debugger, shows_the_values, looks_for_the_values, crops, doubles, halves, counts],
+    [
+        leaves,
+        stops_in_a_debugger,
+        waits_for_somebody,
+        shows_the_values,
+        looks_for_the_values,
+        crops,
+        doubles,
+        halves,
+        counts,
+    ],
 )
 def test_code_for_what_does_not_happen_ends_no_trace_and_freezes_nothing(between):
     assert first_of(between).frozen is None
@@ -181,6 +198,10 @@ ASKED = {
     "a remainder": lambda x: x.shape[1] % 6,
     "what is missing": lambda x: (-x.shape[1]) % 6 > 0,
     "all entries": lambda x: x.numel() // x.shape[0] > 24,
+    "a root": lambda x: x.shape[1] ** 0.5 > 2.6,
+    "the other way round": lambda x: 8 / x.shape[1] < 1,
+    "the distance": lambda x: abs(x.shape[1] - 6) > 0,
+    "a bit": lambda x: x.shape[1] & 1,
     "one of several": lambda x: x.shape[1] in (7, 9),
     "the surplus": lambda x: max(x.shape[1] - 8, 0),
 }
@@ -195,11 +216,12 @@ def test_questions_are_understood_however_they_are_put(ask):
     "ask",
     [
         lambda x: int(x.shape[1]) > 8,
-        lambda x: x.shape[1] ** 0.5 > 3,
         lambda x: len(x[0]) > 8,
         lambda x: x.split(8, 1)[1:],
+        lambda x: x.shape[1] in LENGTHS,
+        lambda x: {6: False, 7: True}[x.shape[1]],
     ],
-    ids=["an integer", "a root", "a length", "the number of pieces"],
+    ids=["an integer", "a length", "the number of pieces", "a list", "a table"],
 )
 def test_what_is_not_understood_freezes_what_may_run_through_other_parameters(ask):
     class Two(Asks):
@@ -212,3 +234,67 @@ def test_what_is_not_understood_freezes_what_may_run_through_other_parameters(as
             return self.last(self.other(h) if ask(x) else h)
 
     assert "may also run through 'other" in growkit.trace(Two(), X)["first"].frozen
+
+
+def test_a_length_that_an_attribute_names_is_asked_for():
+    class Length(Asks):
+        def __init__(self):
+            super().__init__(None)
+            self.length = 6
+
+        def forward(self, x):
+            h = self.first(x).sigmoid()
+            if x.shape[1] != self.length:
+                h = h / (1 + h.sum(-1, keepdim=True))
+            return self.last(h)
+
+    assert "aten.sum" in growkit.trace(Length(), X)["first"].frozen
+
+
+def test_questions_get_true_answers_in_passes_that_turn_others():
+    def is_long(t):
+        return t.shape[1] > 4
+
+    class Trains(Asks):
+        def __init__(self):
+            super().__init__(None)
+            self.other = nn.Linear(4, 5)
+
+        def forward(self, x):
+            if self.training and not is_long(x):
+                raise ValueError("too short to train on")
+            h = self.first(x)
+            short = h[:, :2]
+            return (self.other if self.training else self.last)(h if is_long(short) else h.relu())
+
+    structure = growkit.trace(Trains(), X)
+    assert {"other.weight", "last.weight"} <= structure.axes.keys()
+
+
+def test_what_training_takes_is_not_measured_by_evaluation():
+    class Trains(Asks):
+        def __init__(self):
+            super().__init__(None)
+            self.other = nn.Linear(4, 5)
+
+        def forward(self, x):
+            h = self.first(x)
+            if x.amax() > 50:
+                h = h.relu()
+            if not self.training:
+                return self.last(h)
+            for _ in range(1300):
+                h = h + 0.0
+            return self.other(h)
+
+    assert "other.weight" in growkit.trace(Trains(), X).axes
+
+
+def test_long_sums_of_lengths_cost_no_recursion():
+    def counts(x, h):
+        total = x.shape[1]
+        for _ in range(1200):
+            total = total + 1
+        return h if total > 0 else -h
+
+    assert first_of(counts).frozen is None

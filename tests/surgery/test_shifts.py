@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 import growkit
+from growkit.surgery.carry import AxisMap, ParamChange
 
 
 class Tied(nn.Module):
@@ -45,6 +46,15 @@ def test_averages_of_a_shifted_gain_follow_it_and_moments_do_not_know_the_number
     change = growkit.apply(model, growkit.Widen("embed", range(4)), example=(IDS,))
     torch.testing.assert_close(change.carry(old, "gain"), model.gain.detach())
     torch.testing.assert_close(change.carry(torch.ones(4).double(), "gain", like="gradient"), torch.ones(8).double())
+
+
+def test_in_half_precision_gains_of_units_without_copies_keep_every_bit():
+    gain = (0.003 * torch.randn(4, generator=torch.Generator().manual_seed(0))).bfloat16()
+    source, share = torch.tensor([0, 1, 2, 3, 0]), torch.tensor([0.5, 1, 1, 1, 0.5], dtype=torch.float64)
+    one = AxisMap([(source, share)], [(source, share)], shares=True)
+    carried = ParamChange("gain", gain, gain, (one,), shift=1.0).carry(gain)
+    assert torch.equal(carried[1:4], gain[1:])
+    torch.testing.assert_close(carried[0] + 1, (gain[0] + 1) / 2)
 
 
 @pytest.mark.parametrize(

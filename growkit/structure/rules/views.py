@@ -75,7 +75,7 @@ _BROADCASTING = {"matmul", "__matmul__", "__rmatmul__"}
 def _sizes_of_operands(tracer: Tracer, call: Call, shape: Sequence[int]) -> list[Any]:
     """Return which sizes of the factors the leading axes of a product have."""
     found: list[Any] = [None] * len(shape)
-    for factor in call.args:
+    for factor in (*call.args, *call.kwargs.values()):
         for position, axis in enumerate(tracer[factor][:-2], start=len(shape) - factor.dim()):
             if position >= 0 and axis.expr.size == shape[position] > 1:
                 found[position] = Size(axis.expr.size, axis.expr, tracer.log)
