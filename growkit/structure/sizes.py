@@ -166,7 +166,8 @@ class Size(int):
         return int.__int__(self)
 
     def __truediv__(self, other: Any) -> Any:
-        self.log.note_read(self, rooted=True)
+        for size in (self, other) if isinstance(other, Size) else (self,):
+            self.log.note_read(size, rooted=True)
         return self.log.number(self, self._value("__truediv__", other))
 
     def __rtruediv__(self, other: Any) -> Any:

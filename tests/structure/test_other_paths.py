@@ -61,6 +61,7 @@ CUTS = {
     "twice as many": lambda m, x, h: m.last(h[:, -2 * h.shape[-1] :]).mean(1),
     "a number of chunks": lambda m, x, h: sum(m.last(c.amax(1)) for c in h[:, :1].chunk(h.shape[-1] // 2, 1)),
     "a length": lambda m, x, h: m.last(h) * (1 if x.abs().max() < 50 else len(h.transpose(0, 2))),
+    "a ratio": lambda m, x, h: m.last(h) * (2 if x.shape[1] / h.shape[-1] > 1 else 1),
     "a window": lambda m, x, h: m.last(h[:, -h.shape[-1] :]).mean(1),
     "a band": lambda m, x, h: m.last(torch.ones(x.shape[1], x.shape[1], dtype=x.dtype).tril(h.shape[-1]) @ h),
     "the top": lambda m, x, h: m.last(h.topk(min(h.shape[-1], h.shape[1]), 1)[0]).mean(1),
