@@ -172,7 +172,7 @@ class SizeMode(TorchFunctionMode):
     def _shows(self, args: tuple[Any, ...], name: str) -> None:
         """Note that Python sees entries of a tensor, after which other values may lead elsewhere."""
         self._tracer.runner.look(args[1:] if name == "tensor_split" else args[0])
-        self._tracer.decides = True
+        self._tracer.log.decides = True
         for axis in (self._tracer.axes_of(args[0]) or ()) if name in _LEAVING else ():
             if not is_data(axis.expr):
                 freeze(axis.expr, f"{name} in {self._tracer.place} takes its entries out of torch")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from growkit.structure.tensors import named_tensors
+from growkit.structure.tensors import CONTAINERS, HELD, SIMPLE, named_tensors
 
 __all__ = ["WriteGuard", "storage_of", "written"]
 
@@ -84,11 +84,11 @@ def _memories(modules: Iterable[nn.Module]) -> Iterator[Callable[[], Any]]:
         yield partial(_reset_dict, vars(module), dict(vars(module)))
         for key, value in vars(module).items():
             kind = type(value)
-            if kind in _PLAIN:
+            if kind in SIMPLE:
                 continue
-            if kind in _CONTAINERS and not value:
+            if kind in CONTAINERS and not value:
                 empty.append(value)
-            elif key in _HELD:
+            elif key in HELD:
                 yield partial(_reset_dict, value, dict(value))
             else:
                 yield from _remember(value, seen, _DEEPEST)
@@ -115,14 +115,11 @@ def _remember(value: Any, seen: set[int], depth: int) -> Iterator[Callable[[], A
     elif isinstance(held := getattr(value, "__dict__", None), dict) and not isinstance(value, _CODE):
         yield from _remember(held, seen, depth)
     for child in children if len(children) <= _LONGEST else ():  # type: ignore[arg-type]
-        if type(child) not in _PLAIN:
+        if type(child) not in SIMPLE:
             yield from _remember(child, seen, depth - 1)
 
 
 _CODE = (FunctionType, BuiltinFunctionType, MethodType, ModuleType)
-_PLAIN = {bool, int, float, complex, str, bytes, type(None)}
-_CONTAINERS = {dict, OrderedDict, set, list}
-_HELD = {"_parameters", "_buffers", "_modules"}
 
 
 def _empty(filled: Iterable[Any]) -> None:

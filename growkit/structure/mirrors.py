@@ -134,9 +134,9 @@ def agrees(module: nn.Module, attribute: str, axes: Sequence[Axis], *, several: 
 
 # ------------------------------------------------------------------ attributes that the forward pass reads
 
-# Modules of torch whose forward pass reads sizes from attributes; the others are in the tables above.
 _MOST_SIZES = 16
 _SIZES = {key for attributes in _OF_PARAMETERS.values() for key in attributes} | {"in_channels", "out_channels"}
+# Modules of torch whose forward pass reads sizes from attributes; the others are in the tables above.
 _READING = (nn.MultiheadAttention, nn.Transformer, nn.RNNBase, nn.RNNCellBase, nn.Unflatten, nn.ChannelShuffle)
 
 
@@ -192,7 +192,9 @@ class Attributes:
         if type(value) is float and value > 0:
             return Real(value, (owner, key))
         counts = (
-            type(value) in (tuple, list, torch.Size) and 0 < len(value) <= 16 and all(type(n) is int for n in value)
+            type(value) in (tuple, list, torch.Size)
+            and 0 < len(value) <= _MOST_SIZES
+            and all(type(n) is int for n in value)
         )
         if counts and max(value) > 1:
             return type(value)(Size(n, Symbol(n), self._log) if n > 1 else n for n in value)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Set
 from contextlib import suppress
 from types import CellType, CodeType, FunctionType, MethodType, ModuleType
@@ -12,6 +11,8 @@ from typing import Any
 
 import torch
 from torch import nn
+
+from growkit.structure.tensors import CONTAINERS, HELD, SIMPLE
 
 __all__ = ["asks_for_gradients", "asks_for_mode", "words_of"]
 
@@ -94,16 +95,11 @@ def _words_in(code: CodeType) -> tuple[frozenset[str], frozenset[str]]:
 _PLAIN = (bool, int, float, str, list, tuple, dict, set, torch.Tensor, nn.Module, ModuleType, type(None))
 
 
-_SIMPLE = {bool, int, float, str, type(None)}
-_CONTAINERS = {dict, OrderedDict, list, tuple, set}
-_HELD = {"_parameters", "_buffers", "_modules"}
-
-
 def _attached(module: nn.Module) -> Iterator[Any]:
     """Yield what an instance brings beside its class: hooks, functions and helpers."""
     for key, value in vars(module).items():
         kind = type(value)
-        if kind in _SIMPLE or key in _HELD or (kind in _CONTAINERS and not value):
+        if kind in SIMPLE or key in HELD or (kind in CONTAINERS and not value):
             continue  # most attributes, and quickly told
         if isinstance(value, (list, tuple, dict)):
             children = value.values() if isinstance(value, dict) else value

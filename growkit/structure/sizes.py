@@ -19,14 +19,36 @@ from growkit.structure.refine import chop
 from growkit.structure.turns import Place, Turns, compares, place_of_question
 from growkit.structure.unify import unify
 
-__all__ = ["Count", "Log", "Number", "Real", "Seen", "Size", "expression", "operands", "plain", "same_size", "sizes_in"]
+__all__ = ["Count", "Log", "Real", "Seen", "Size", "expression", "operands", "plain", "same_size", "sizes_in"]
 
 # How a size was made: an expression, or an arithmetic operation on two operands.
 Form = Expr | tuple[str, Any, Any]
 
 
-class Size(int):
-    """An integer that knows which dimension it is the size of. Copies and pickles are plain integers."""
+class _Remembering:
+    """A number that remembers something. Copies and pickles are plain numbers."""
+
+    _kind: type[Any]
+
+    @property
+    def plain(self) -> Any:
+        """The number alone."""
+        return self._kind.__pos__(self)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self._kind, (self.plain,)
+
+    def __copy__(self) -> Any:
+        return self.plain
+
+    def __deepcopy__(self, memo: Any) -> Any:
+        return self.plain
+
+
+class Size(_Remembering, int):
+    """An integer that knows which dimension it is the size of."""
+
+    _kind = int
 
     form: Form
     log: Log
@@ -42,15 +64,6 @@ class Size(int):
         self = super().__new__(cls, value)
         self.form, self.log = form, log
         return self
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return int, (int.__int__(self),)
-
-    def __copy__(self) -> int:
-        return int.__int__(self)
-
-    def __deepcopy__(self, memo: Any) -> int:
-        return int.__int__(self)
 
     @property
     def has_units(self) -> bool:
@@ -179,22 +192,10 @@ class Size(int):
         return self.log.number(self, self._value("__pow__", other))
 
 
-class Number(float):
-    """A floating point number that remembers something. Copies and pickles are plain numbers."""
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return float, (float.__float__(self),)
-
-    def __copy__(self) -> float:
-        return float.__float__(self)
-
-    def __deepcopy__(self, memo: Any) -> float:
-        return float.__float__(self)
-
-
-class Real(Number):
+class Real(_Remembering, float):
     """A floating point attribute of a module that knows whose it is."""
 
+    _kind = float
     origin: tuple[object, str]
 
     def __new__(cls, value: float, origin: tuple[object, str]) -> Real:
@@ -204,14 +205,13 @@ class Real(Number):
         return self
 
 
-class _Asking:
+class _Asking(_Remembering):
     """A number that data decide: to compare it, or to take it for true or false, is a question."""
 
     log: Log
-    _kind: type
 
     def __bool__(self) -> bool:
-        return self.log.answer(self._kind(self) != 0)
+        return self.log.answer(self.plain != 0)
 
     def __lt__(self, other: Any) -> Any:
         return self._answer("__lt__", other)
@@ -236,11 +236,11 @@ class _Asking:
         return given if given is NotImplemented else self.log.answer(given, equation=equation)
 
 
-class Seen(_Asking, Number):
+class Seen(_Asking, float):
     """A number that was taken out of a tensor (`h.amax().item()`), and what is computed from it."""
 
     _kind = float
-    __hash__ = Number.__hash__
+    __hash__ = float.__hash__
 
     def __new__(cls, value: float, log: Log) -> Seen:
         """Return a number that was taken out of a tensor during the pass of a log."""
@@ -287,7 +287,7 @@ class Seen(_Asking, Number):
 
 
 class Count(_Asking, int):
-    """A whole number that data decide and that is no size, such as a remainder. Copies and pickles are plain."""
+    """A whole number that data decide and that is no size, such as a remainder."""
 
     _kind = int
     __hash__ = int.__hash__
@@ -297,15 +297,6 @@ class Count(_Asking, int):
         self = super().__new__(cls, value)
         self.log = log
         return self
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return int, (int.__int__(self),)
-
-    def __copy__(self) -> int:
-        return int.__int__(self)
-
-    def __deepcopy__(self, memo: Any) -> int:
-        return int.__int__(self)
 
 
 class Log:
@@ -317,7 +308,7 @@ class Log:
             one that a root is taken of.
         reals: attributes that multiplied or divided a tensor, each with the module under way.
         turns: what was asked about values, and about sizes of data.
-        decides: whether anything was, so that other data may lead elsewhere.
+        decides: whether the pass looked at values or sizes of data, so that other data may lead elsewhere.
         stack: the modules under way, the innermost last.
 
     Args:
@@ -404,10 +395,8 @@ def sizes_in(value: Any) -> Iterator[int]:
 
 def plain(value: Any) -> Any:
     """Return a value with every number in it that remembers something turned into a plain one; itself if none does."""
-    if isinstance(value, (Size, Count)):
-        return int.__int__(value)
-    if isinstance(value, Number):
-        return float.__float__(value)
+    if isinstance(value, _Remembering):
+        return value.plain
     if type(value) in (tuple, list, torch.Size):
         children = [plain(child) for child in value]
         changed = any(new is not old for new, old in zip(children, value, strict=True))

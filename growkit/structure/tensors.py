@@ -9,12 +9,17 @@ from typing import Generic, TypeVar
 
 from torch import Tensor, nn
 
-__all__ = ["INTERNAL", "TensorTable", "named_tensors", "plain_tensors"]
+__all__ = ["CONTAINERS", "HELD", "INTERNAL", "SIMPLE", "TensorTable", "named_tensors", "plain_tensors"]
 
 Value = TypeVar("Value")
 
-# The attributes in which torch keeps parameters, buffers, children and hooks.
+# The attributes in which torch keeps parameters, buffers, children and hooks; and those of them that hold no hooks.
 INTERNAL = vars(nn.Module()).keys()
+HELD = {"_parameters", "_buffers", "_modules"}
+
+# Types of most attributes, quickly told: without anything inside, and containers.
+SIMPLE = {bool, int, float, complex, str, bytes, type(None)}
+CONTAINERS = {dict, OrderedDict, list, tuple, set}
 
 # Types that most attributes have, since asking whether something is a tensor takes longer.
 _OTHERS = {bool, int, float, str, tuple, list, dict, set, OrderedDict, type(None)}

@@ -59,7 +59,6 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         tensors: the parameters, buffers and plain tensors of the model before the pass, by name.
         reached: the parameters, buffers and plain tensors that the pass used, by identity, in order of first use;
             last what it only wrote to.
-        decides: whether the pass looked at values, so that other inputs may take other branches.
         dtypes: of the tensors that the pass computed.
         runner: runs the operations.
         outputs: the shape of the last tensor that each module returned, by its name.
@@ -90,7 +89,6 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.results: list[list[Axis]] = []
         self.gains: list[tuple[int, int, int]] = []
         self.shifts = Shifts()
-        self.decides = False
         self.runner = runner or Runner(values=True)
         self.dtypes: set[torch.dtype] = set()
         self.call: Call | None = None
@@ -365,7 +363,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.dtypes.add(out.dtype)
             self.log.turns.budget.spend(out.numel())
         self._operation = facts.name
-        self.decides |= facts.decides
+        self.log.decides |= facts.decides
         if rule is None:
             self.count(func, args, out)
             rule = refuse
@@ -444,7 +442,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def give_up(self) -> None:
         """Note that a pass failed, in whatever module, so that nobody knows what it would have done."""
         self._stack.clear()
-        self.decides = True
+        self.log.decides = True
 
     def settle(self, model: nn.Module, attributes: Attributes | None) -> None:
         """Make the demands that had to wait until every expression is known, and find the attributes that follow."""

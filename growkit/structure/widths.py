@@ -228,7 +228,7 @@ class Structure:
                 for symbol in squared(axis.expr):
                     freeze(symbol, f"runs over pairs of its units in {name!r}")
         for name, parameter in parameters.items():
-            if name not in self.axes and (tracer.decides or tracer.log.decides):
+            if name not in self.axes and tracer.log.decides:
                 for symbol in suspects(name, parameter.shape, self.axes):
                     freeze(symbol, f"may also run through {name!r}, which the model did not use on this example")
         self._freeze_untrained(parameters.keys())
@@ -316,6 +316,6 @@ def trace_example(model: nn.Module, example: Example, plugins: Plugins | None = 
     """
     plugins = plugins or installed()
     tracer = trace_model(model, example, plugins.rules())
-    tracer.decides |= leaves_choices(model, example)
+    tracer.log.decides |= leaves_choices(model, example)
     samples = next((tensor.shape[0] for tensor in tensors_in(example) if tensor.dim()), 1)
     return Structure(model, tracer, max(samples, 1), plugins)

@@ -66,7 +66,7 @@ def split_rule(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[st
         if part is None:
             tracer.freeze(axis, "cuts through what cannot be cut")
     if is_data(axis.expr) and tracer.call is not None:
-        tracer.decides |= not _by_number(tracer)  # other data come in another number of pieces
+        tracer.log.decides |= not _by_number(tracer)  # other data come in another number of pieces
         for number in sizes_in(tracer.call.args[1:]):
             _note_number(number)
     start = 0
@@ -240,7 +240,7 @@ def unbind(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, A
     """Take every entry of an axis by itself."""
     axes = list(tracer[args[0]])
     taken = axes.pop(args[1] if len(args) > 1 else kwargs.get("dim", 0))
-    tracer.decides |= is_data(taken.expr)  # other data have another number of entries
+    tracer.log.decides |= is_data(taken.expr)  # other data have another number of entries
     tracer.freeze(taken, "takes each of its units by itself")
     for index, entry in enumerate(out):
         tracer[entry] = [_slot(axis, taken, index, 1) for axis in axes]

@@ -57,7 +57,7 @@ def index(tracer: Tracer, func: Any, args: tuple[Any, ...], kwargs: dict[str, An
         slice_rule(tracer, func, (x, along, written, stop), {}, out)
         return
     tracer[out] = _indexed(tracer, x, indices, out.shape)
-    tracer.decides |= any(i is not None and i.dtype in (torch.bool, torch.uint8) for i in indices)
+    tracer.log.decides |= any(i is not None and i.dtype in (torch.bool, torch.uint8) for i in indices)
 
 
 def _written(tracer: Tracer) -> int | None:
