@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from inspect import signature
 from typing import Any
 
@@ -26,6 +27,8 @@ from growkit.lightning.checkpoint import (
     restore_layout,
     unpack,
 )
+from growkit.lightning.loaders import follow_loaders
+from growkit.lightning.resume import Phase, catch_up, rewind, under_way
 from growkit.plugins import Plugin, Plugins
 from growkit.structure import trace_example
 from growkit.structure.forward import Example
@@ -75,9 +78,11 @@ class Growth(pl.Callback):
         self._make_example, self._loss, self._seed = example, loss, seed
         self._example: Example | None = None
         self._grown_at = -1
+        self._phase: Phase = ""
         self._loaded: dict[str, Any] | None = None
+        self._loader_states: list[dict[str, Any]] = []
         self._trainer: pl.Trainer | None = None
-        self._stop_following: Callable[[], None] | None = None
+        self._undo = ExitStack()  # of what is changed in the module and the trainer for the time of a run
 
     @property
     def state_key(self) -> str:
@@ -100,7 +105,9 @@ class Growth(pl.Callback):
         self._forget()
         self._trainer = trainer
         self.journal = journal_of(pl_module)
-        self._stop_following = follow_checkpoints(pl_module, self.state_dict)
+        self._undo.callback(follow_checkpoints(pl_module, self.state_dict))
+        if stage == "fit":
+            self._undo.callback(follow_loaders(trainer, self._loader_states))
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Leave the module as it was found."""
@@ -118,12 +125,11 @@ class Growth(pl.Callback):
         if self._loaded is not None:
             randomness.restore(self._loaded["random_state"])
             restore_layout(self._loaded["layout"], pl_module, trainer.optimizers)
-            self._loaded = None
         else:
             self._grown_at = -1
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Refuse a schedule that waits for validations that never come."""
+        """Refuse a schedule that waits for validations that never come; catch up with the interrupted run."""
         if self.when.needs_validation and not trainer.enable_validation:
             raise RecipeError(
                 "growth waits for validations, and there are none",
@@ -131,11 +137,16 @@ class Growth(pl.Callback):
                 expected="a validation loop that logs the metric the schedule watches",
                 advice="add one, or use growkit.every",
             )
+        if self._loaded is not None:
+            randomness.restore(self._loaded["random_state"])
+            catch_up(trainer, self._loaded)
+            self._loaded = None
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Grow if it is due."""
+        self._phase = "batch"
         if self._example is None:
             make = self._make_example or (lambda batch: example_of(pl_module, batch))
             self._example = to_device(make(batch), torch.device("cpu"))
@@ -143,6 +154,22 @@ class Growth(pl.Callback):
             return  # gradients of an unfinished step are under way, or a run resumed right after it grew
         if self.when.due(Moment(trainer.global_step, trainer.current_epoch, batch_idx)):
             self._grow(trainer, pl_module, batch)
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Note where the loop is."""
+        self._phase = "validation" if self._phase else ""
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Note where the loop is."""
+        self._phase = "epoch end"
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Note where the loop is."""
+        self._phase = ""
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Note where the loop is."""
+        self._phase = ""
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Show the metrics to the schedule."""
@@ -160,7 +187,16 @@ class Growth(pl.Callback):
             plugins={name: plugin.state_dict() for name, plugin in self.plugins.stateful.items()},
             layout=layout_of(trainer.lightning_module, trainer.optimizers) if trainer is not None else [],
             grown_at=self._grown_at,
+            **under_way(trainer, self._phase),
         )
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Let Lightning go on where the interrupted run was."""
+        if trainer.state.fn == "fit" and STATE_KEY in checkpoint["callbacks"]:
+            rewind(checkpoint, unpack(checkpoint["callbacks"][STATE_KEY])["pending"])
+            self._loader_states[:] = checkpoint["loops"]["fit_loop"]["state_dict"].get("combined_loader", [])
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up what `state_dict` returned; the journal was replayed before the weights were loaded."""
@@ -208,10 +244,8 @@ class Growth(pl.Callback):
         self._loaded = self._trainer = None
 
     def _unhook(self) -> None:
-        """Take the hooks off the module."""
-        if self._stop_following is not None:
-            self._stop_following()
-        self._stop_following = None
+        """Leave module and trainer as they were found."""
+        self._undo.close()
 
 
 def summary(event: Event) -> str:

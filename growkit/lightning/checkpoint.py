@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from growkit.errors import CheckpointError, GrowkitError, SurgeryError
 from growkit.lightning.batches import to_device
+from growkit.lightning.override import override
 from growkit.structure.forward import Example
 from growkit.surgery import Journal
 
@@ -46,6 +47,9 @@ def pack(
     plugins: dict[str, dict[str, Any]],
     layout: Layout,
     grown_at: int,
+    metrics: dict[str, Any],
+    gradients: dict[str, Any],
+    pending: dict[str, Any],
 ) -> dict[str, Any]:
     """Return the state of growth as plain data and tensors, so that it loads with `weights_only=True`."""
     return {
@@ -57,6 +61,9 @@ def pack(
         "plugins": plugins,
         "layout": layout,
         "grown_at": grown_at,
+        "metrics": metrics,
+        "gradients": gradients,
+        "pending": pending,
     }
 
 
@@ -119,7 +126,6 @@ def follow_checkpoints(module: pl.LightningModule, state: Callable[[], dict[str,
     Returns:
         A function that takes the wrappers off again.
     """
-    hooks = {name: vars(module).get(name) for name in ("on_load_checkpoint", "on_save_checkpoint")}
     load_hook, save_hook = module.on_load_checkpoint, module.on_save_checkpoint
 
     def on_load_checkpoint(checkpoint: dict[str, Any]) -> None:
@@ -133,15 +139,7 @@ def follow_checkpoints(module: pl.LightningModule, state: Callable[[], dict[str,
         if "callbacks" not in checkpoint:
             checkpoint["callbacks"] = {STATE_KEY: state()}
 
-    vars(module).update(on_load_checkpoint=on_load_checkpoint, on_save_checkpoint=on_save_checkpoint)
-
-    def undo() -> None:
-        for name, hook in hooks.items():
-            vars(module).pop(name, None)
-            if hook is not None:
-                vars(module)[name] = hook
-
-    return undo
+    return override(module, on_load_checkpoint=on_load_checkpoint, on_save_checkpoint=on_save_checkpoint)
 
 
 def replay(state: dict[str, Any], module: nn.Module) -> None:

@@ -223,7 +223,6 @@ def test_learning_rates(kind, interval, checkpoint, tmp_path):
     assert differences(runs.whole(), runs.stopped()) == []
 
 
-@pytest.mark.xfail(strict=True, reason="Lightning does not step schedulers that watch a metric when it resumes")
 def test_learning_rates_that_wait_for_a_plateau(tmp_path):
     def waiting(optimizer):
         return torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=0, threshold=0.5)
@@ -234,7 +233,6 @@ def test_learning_rates_that_wait_for_a_plateau(tmp_path):
     assert differences(runs.whole(), runs.stopped()) == []
 
 
-@pytest.mark.xfail(strict=True, reason="neither Lightning nor growkit saves a generator that belongs to the loader")
 def test_a_loader_that_shuffles_with_a_generator_of_its_own(tmp_path):
     def own():
         return DataLoader(samples(), batch_size=8, shuffle=True, generator=torch.Generator().manual_seed(3))

@@ -1,0 +1,84 @@
+"""What a checkpoint leaves out of a step under way, and how a resumed run catches up with it.
+
+Lightning saves checkpoints in the middle of its loop: after a batch, but before the validation that is due then, or
+before the schedulers that wait for a metric. A resumed run skips both, and gradients that were being accumulated are
+gone. `under_way` notes them; `rewind` and `catch_up` see to them.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import pytorch_lightning as pl
+from torch import Tensor
+
+__all__ = ["Phase", "catch_up", "rewind", "under_way"]
+
+Phase = Literal["", "batch", "validation", "epoch end"]
+
+
+def under_way(trainer: pl.Trainer, phase: Phase) -> dict[str, Any]:
+    """Return what is still to come of the current step and epoch: plain data and tensors.
+
+    Args:
+        trainer: of which a checkpoint is being saved.
+        phase: of its loop: after a batch has begun, a validation, the end of an epoch, or none of them.
+    """
+    loop = trainer.fit_loop.epoch_loop
+    if not phase or trainer.fit_loop._data_fetcher is None:
+        return {"metrics": {}, "gradients": {}, "pending": {}}
+    accumulating = loop._should_accumulate()
+    return {
+        "metrics": {name: value.detach().cpu().clone() for name, value in trainer.callback_metrics.items()},
+        "gradients": _gradients(trainer.lightning_module) if accumulating else {},
+        "pending": {
+            "epoch": trainer.current_epoch,
+            "batch": loop.batch_idx,
+            "validation": phase == "batch" and loop._should_check_val_fx(trainer.fit_loop._data_fetcher),
+            "step": phase == "batch" and not accumulating,
+            "last": loop.batch_progress.is_last_batch and phase != "validation",
+        },
+    }
+
+
+def _gradients(module: pl.LightningModule) -> dict[str, Tensor]:
+    return {name: p.grad.detach().clone() for name, p in module.named_parameters() if p.grad is not None}
+
+
+def rewind(checkpoint: dict[str, Any], pending: dict[str, Any]) -> None:
+    """Let Lightning make the validation that was due when a checkpoint was saved: as if it had been broken off."""
+    if not pending.get("validation"):
+        return
+    progress = checkpoint["loops"]["fit_loop"]
+    for span in ("total", "current"):
+        batches = progress["epoch_loop.batch_progress"][span]
+        batches["completed"] = batches["processed"]
+        validated = progress["epoch_loop.val_loop.batch_progress"][span]
+        done = validated["completed"] if span == "total" else 0
+        validated.update(ready=done + 1, started=done + 1, processed=done, completed=done)
+
+
+def catch_up(trainer: pl.Trainer, state: dict[str, Any]) -> None:
+    """Do at the start of a resumed fit what was under way: metrics, gradients, schedulers that watch a metric."""
+    device = trainer.strategy.root_device
+    trainer.callback_metrics.update({name: value.to(device) for name, value in state["metrics"].items()})
+    parameters = dict(trainer.lightning_module.named_parameters())
+    for name, gradient in state["gradients"].items():
+        parameters[name].grad = gradient.to(parameters[name].device)
+    # With this flag Lightning leaves out the schedulers that watch a metric, since it does not save metrics.
+    trainer.fit_loop._restarting = False
+    pending = state["pending"]
+    if pending and not pending["validation"]:
+        if pending["step"]:
+            _step_watchers(trainer, "step", pending["batch"])
+        if pending["last"]:
+            _step_watchers(trainer, "epoch", pending["epoch"])
+
+
+def _step_watchers(trainer: pl.Trainer, interval: str, index: int) -> None:
+    """Step the schedulers that watch a metric, at the end of a step or an epoch."""
+    module = trainer.lightning_module
+    for config in trainer.lr_scheduler_configs if module.automatic_optimization else ():
+        due = config.reduce_on_plateau and config.interval == interval and (index + 1) % config.frequency == 0
+        if due and config.monitor in trainer.callback_metrics:
+            module.lr_scheduler_step(config.scheduler, trainer.callback_metrics[config.monitor])
