@@ -3,12 +3,14 @@
 from growkit.errors import (
     CheckpointError,
     GrowkitError,
+    PeerError,
     PluginError,
+    RankError,
     RecipeError,
     StructureError,
     SurgeryError,
 )
-from growkit.growth import Budget, Candidate, Context, Event, Schedule, every, on_plateau
+from growkit.growth import Budget, Candidate, Context, Event, Rewarm, Schedule, every, on_plateau
 from growkit.hookspecs import hookimpl
 from growkit.lightning import Growth, load
 from growkit.plugins import Plugin
@@ -36,6 +38,7 @@ __all__ = [
     "every",
     "on_plateau",
     "Schedule",
+    "Rewarm",
     "Budget",
     "Candidate",
     "Context",
@@ -50,4 +53,6 @@ __all__ = [
     "PluginError",
     "RecipeError",
     "CheckpointError",
+    "RankError",
+    "PeerError",
 ]

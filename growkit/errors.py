@@ -11,7 +11,9 @@ from collections.abc import Iterable
 __all__ = [
     "CheckpointError",
     "GrowkitError",
+    "PeerError",
     "PluginError",
+    "RankError",
     "RecipeError",
     "StructureError",
     "SurgeryError",
@@ -59,6 +61,14 @@ class RecipeError(GrowkitError):
 
 class CheckpointError(GrowkitError):
     """A checkpoint could not be read, or does not fit the module it should be loaded into."""
+
+
+class RankError(GrowkitError):
+    """The processes of a data-parallel run disagree, or are out of step; every one of them raises."""
+
+
+class PeerError(GrowkitError):
+    """Another process of a data-parallel run failed, and this one gave up what they were doing together."""
 
 
 def suggestion(name: str, known: Iterable[str], *, otherwise: str) -> str:

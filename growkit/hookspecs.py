@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.optim import Optimizer
 
-    from growkit.growth import Budget, Candidate, Context, Event
+    from growkit.growth import Budget, Candidate, Context, Event, Rewarm
     from growkit.plugins import Plugin
     from growkit.surgery import ParamChange
 
@@ -85,6 +85,14 @@ def growkit_grown(event: Event, model: nn.Module) -> None:
 
     Fires after an event was applied, verified and recorded; if it raises, all of that is undone. Values of parameters
     may be changed in place; their shapes and the optimizer may not.
+    """
+
+
+@hookspec(firstresult=True)
+def growkit_rewarm(event: Event) -> Rewarm | None:
+    """Say whether learning rates shall warm up again after an event.
+
+    Fires once an event is over. Returns how, or None to leave it to the next plugin and finally to `Growth(rewarm=)`.
     """
 
 

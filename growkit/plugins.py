@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from importlib.metadata import Distribution, entry_points
 from typing import Any
@@ -98,8 +99,20 @@ class Plugins:
     def __iter__(self) -> Iterator[PluginInfo]:
         return iter(self._info.values())
 
-    def call(self, hook: str, **arguments: Any) -> list[tuple[str, Any]]:
+    @property
+    def registered(self) -> list[tuple[PluginInfo, object]]:
+        """The plugins with what is known of them."""
+        return [(self._info[id(plugin)], plugin) for plugin in self._plugins]
+
+    def call(
+        self, hook: str, *, watch: Callable[[], AbstractContextManager[None]] = nullcontext, **arguments: Any
+    ) -> list[tuple[str, Any]]:
         """Call a hook of every plugin, in order.
+
+        Args:
+            hook: its name.
+            watch: makes the context in which the hook of one plugin runs.
+            arguments: of the hook.
 
         Returns:
             The name of each plugin that returned something, with what it returned.
@@ -111,9 +124,10 @@ class Plugins:
         for implementation in self._implementations(hook):
             info = self._info[id(implementation.plugin)]
             try:
-                answer = implementation.function(*(arguments[name] for name in implementation.argnames))
-                if isinstance(answer, Iterator):
-                    answer = list(answer)  # a generator runs here, where its failures are named
+                with watch():
+                    answer = implementation.function(*(arguments[name] for name in implementation.argnames))
+                    if isinstance(answer, Iterator):
+                        answer = list(answer)  # a generator runs here, where its failures are named
             except GrowkitError as error:
                 raise type(error)(
                     f"{info} failed in {hook}: {error.what}",

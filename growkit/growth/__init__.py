@@ -4,6 +4,8 @@ from growkit.growth.budget import Budget
 from growkit.growth.candidate import Candidate, Cost
 from growkit.growth.context import Context
 from growkit.growth.event import Event, grow
+from growkit.growth.ranks import Ranks
+from growkit.growth.rewarm import Ramp, Rewarm
 from growkit.growth.schedule import Every, Moment, OnPlateau, Schedule, every, on_plateau
 from growkit.growth.select import select
 
@@ -16,6 +18,9 @@ __all__ = [
     "Every",
     "Moment",
     "OnPlateau",
+    "Ramp",
+    "Ranks",
+    "Rewarm",
     "Schedule",
     "every",
     "grow",

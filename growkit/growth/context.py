@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from growkit.growth.private import private_copy
+from growkit.growth.ranks import Ranks
 from growkit.structure import Structure
 from growkit.surgery import Journal
 
@@ -27,9 +28,10 @@ class Context:
         seed: of this event's random draws.
         loss: maps a model and a batch to the scalar training loss.
         batches: gives so many training batches, on the model's device.
+        ranks: the processes that train the model.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 (everything that plugins may look at)
         self,
         structure: Structure,
         journal: Journal,
@@ -39,8 +41,10 @@ class Context:
         seed: int,
         loss: Callable[[nn.Module, Any], Tensor],
         batches: Callable[[int], Iterable[Any]],
+        ranks: Ranks | None = None,
     ) -> None:
         self.structure, self.journal, self.step, self.epoch, self.seed = structure, journal, step, epoch, seed
+        self.ranks = ranks or Ranks()
         self._loss, self._batches = loss, batches
         self.generator = torch.Generator().manual_seed(seed)
 
@@ -59,6 +63,23 @@ class Context:
             count: how many, at least 1; fewer come if the training set has fewer.
         """
         return self._batches(count)
+
+    @property
+    def processes(self) -> int:
+        """Number of processes that train the model together."""
+        return self.ranks.size
+
+    def mean(self, tensor: Tensor) -> Tensor:
+        """Return the average of a statistic over the processes that train the model; alone, the tensor itself.
+
+        In a data-parallel run every process sees its own share of the data, so a gradient, say, is of the whole batch
+        only once it is averaged. What a plugin proposes counts in the first process; a statistic that is not averaged
+        is that of the first process alone.
+
+        Args:
+            tensor: the same shape in every process, and asked for equally often.
+        """
+        return self.ranks.mean(tensor)
 
     def loss(self, batch: Any) -> Tensor:
         """Return the training loss of the private copy on a batch: a scalar with a gradient."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,7 +16,9 @@ from growkit.growth.budget import Budget
 from growkit.growth.candidate import Candidate, Cost, price
 from growkit.growth.context import Context
 from growkit.growth.offsets import add_offsets, check_offsets
+from growkit.growth.ranks import checksum
 from growkit.growth.select import select
+from growkit.growth.watch import Watch, refuse_stale
 from growkit.plugins import Plugins
 from growkit.structure import Structure, trace_example
 from growkit.structure.forward import Example
@@ -25,6 +28,8 @@ from growkit.surgery.edits import check_edits
 __all__ = ["Event", "grow", "sizes"]
 
 _log = logging.getLogger(__name__)
+
+Watched = Callable[[], AbstractContextManager[None]]
 
 _CARRY = "growkit_carry_optimizer_state"
 
@@ -36,8 +41,8 @@ class Event:
     Attributes:
         candidates: the chosen ones, best first.
         change: what became of each parameter.
-        note: what the journal says of it: step, epoch, plugins, predicted gain, how far the output moved, and the
-            `sizes` before and after.
+        note: what the journal says of it: step, epoch, plugins, predicted gain, how far the output moved, what
+            optimizers dropped, and the `sizes` before and after.
     """
 
     candidates: Sequence[Candidate]
@@ -52,8 +57,9 @@ def grow(
     *,
     example: Example,
     optimizers: Sequence[Optimizer] = (),
+    follow: Callable[[Change], None] | None = None,
 ) -> Event | None:
-    """Run one growth event on the live model.
+    """Run one growth event on the live model. In a data-parallel run, all processes do so together.
 
     Args:
         context: of this moment; its structure and journal follow the event.
@@ -61,23 +67,20 @@ def grow(
         budget: limits on the size of the model.
         example: inputs of the probe.
         optimizers: that hold parameters of the model.
+        follow: lets something else follow the change, as its last part; if it raises, the event is undone.
 
     Returns:
         The event, or None if nothing was proposed or chosen.
 
     Raises:
-        GrowkitError: a candidate cannot be applied, or a plugin failed. Model, optimizers, journal and the global
-            random state are as they were.
+        GrowkitError: a candidate cannot be applied, a plugin failed or did what it may not, or the processes disagree.
+            Model, optimizers, journal and the global random state are as they were.
     """
-    with randomness.isolated():
-        candidates = propose(context, plugins)
-        answers = plugins.call("growkit_select", candidates=candidates, budget=budget, context=context)
-    if answers:
-        chosen = _vetted(context.structure, answers[0][1], "growkit_select", plugins.describe(answers[0][0]))
-    else:
-        chosen = select(candidates, context.structure, budget)
+    ranks = context.ranks
+    ranks.agree("the step to grow at", (context.step, len(context.journal)))
+    with ranks.together():
+        chosen = ranks.first("what to grow", _choose(context, plugins, budget, optimizers))
     if not chosen:
-        _log.info("nothing to grow: %d candidates, none chosen", len(candidates))
         return None
     before = sizes(context.structure)
     happened: list[Event] = []
@@ -86,8 +89,14 @@ def grow(
         add_offsets(context.structure, chosen, change)
         happened.append(Event(chosen, change, _note(context, chosen, change, before, example)))
         context.journal.append(change, **happened[0].note)
+        watch = Watch(context.structure.model, optimizers, values=True)
         with randomness.isolated():
-            plugins.call("growkit_grown", event=happened[0], model=context.structure.model)
+            plugins.call("growkit_grown", watch=watch, event=happened[0], model=context.structure.model)
+        refuse_stale(plugins, change)
+        if follow is not None:
+            follow(change)
+        if ranks.size > 1:
+            ranks.agree("the weights after growth", checksum(dict(context.structure.model.named_parameters())))
 
     def carry_state(optimizer: Optimizer, change: ParamChange, state: Mapping[str, Any]) -> Mapping[str, Any] | None:
         return plugins.first(_CARRY, optimizer=optimizer, change=change, state=state)
@@ -96,7 +105,8 @@ def grow(
     operation = Operation(context.structure, example, optimizers, seed=context.seed, carry_state=asked)
     recorded = len(context.journal)
     try:
-        operation.perform([candidate.edit for candidate in chosen], then=finish)
+        with ranks.together():
+            operation.perform([candidate.edit for candidate in chosen], then=finish)
     except BaseException as error:
         del context.journal.entries[recorded:]
         if isinstance(error, (SurgeryError, StructureError)):
@@ -106,7 +116,22 @@ def grow(
     return happened[0]
 
 
-def propose(context: Context, plugins: Plugins) -> list[Candidate]:
+def _choose(context: Context, plugins: Plugins, budget: Budget, optimizers: Sequence[Optimizer]) -> list[Candidate]:
+    """Ask plugins for candidates and for the choice among them."""
+    watch = Watch(context.structure.model, optimizers)
+    with randomness.isolated():
+        candidates = propose(context, plugins, watch)
+        answers = plugins.call("growkit_select", watch=watch, candidates=candidates, budget=budget, context=context)
+    if answers:
+        chosen = _vetted(context.structure, answers[0][1], "growkit_select", plugins.describe(answers[0][0]))
+    else:
+        chosen = select(candidates, context.structure, budget)
+    if not chosen:
+        _log.info("nothing to grow: %d candidates, none chosen", len(candidates))
+    return chosen
+
+
+def propose(context: Context, plugins: Plugins, watch: Watched = nullcontext) -> list[Candidate]:
     """Ask every plugin; check each candidate, and price it.
 
     Raises:
@@ -115,7 +140,7 @@ def propose(context: Context, plugins: Plugins) -> list[Candidate]:
     """
     candidates = []
     prices: dict[Edit, Cost] = {}
-    for name, proposals in plugins.call("growkit_propose", context=context):
+    for name, proposals in plugins.call("growkit_propose", watch=watch, context=context):
         for candidate in _vetted(context.structure, proposals, "growkit_propose", plugins.describe(name)):
             kind = _alike(candidate.edit)
             if kind not in prices:
@@ -182,6 +207,7 @@ def _note(
         "plugins": sorted({candidate.plugin for candidate in chosen}),
         "gain": sum(candidate.gain for candidate in chosen),
         "moved": change.moved,
+        "dropped": list(change.dropped),
         "before": before,
         "after": sizes(structure),
     }

@@ -33,9 +33,12 @@ class Schedule(ABC):
 
     Attributes:
         needs_validation: whether it can only ever be due after a validation.
+        shared: whether what it says follows from the moments and metrics it was shown alone. In a data-parallel run
+            all processes see the same ones, and so decide alike; otherwise the first process is asked before each step.
     """
 
     needs_validation = False
+    shared = False
 
     @abstractmethod
     def due(self, moment: Moment) -> bool:
@@ -59,6 +62,8 @@ class Every(Schedule):
         epochs: grow after every so many epochs, at least 1.
         steps: grow after every so many optimizer steps, at least 1. Exactly one of the two is given.
     """
+
+    shared = True
 
     def __init__(self, epochs: int | None = None, steps: int | None = None) -> None:
         interval = epochs if steps is None else steps
@@ -84,6 +89,7 @@ class OnPlateau(Schedule):
     """
 
     needs_validation = True
+    shared = True
 
     def __init__(self, metric: str, patience: int = 3, mode: Literal["min", "max"] = "min") -> None:
         if patience < 1 or mode not in ("min", "max"):

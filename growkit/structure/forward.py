@@ -38,7 +38,7 @@ def tensors_in(value: Any) -> list[Tensor]:
         elif id(value) not in seen and not isinstance(value, _OPAQUE) and not type(value).__name__.endswith("Cache"):
             seen.add(id(value))
             if isinstance(value, Mapping):
-                children: Any = value.values()
+                children: Any = (*value.keys(), *value.values())
             elif isinstance(value, (list, tuple, set, frozenset)):
                 children = value
             else:

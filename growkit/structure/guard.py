@@ -58,6 +58,11 @@ class WriteGuard(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self._saved.append((data, data.clone()))
         return changed
 
+    def changed(self) -> list[Tensor]:
+        """Return the guarded tensors that were written to, or that stand on other data."""
+        written = {storage_of(data) for data, _ in self._saved}
+        return [t for t, data in self._data if storage_of(data) in written or storage_of(t) != storage_of(data)]
+
     def restore(self) -> None:
         """Put everything back."""
         with torch.no_grad():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
@@ -19,15 +20,19 @@ from growkit.surgery.attributes import follow_sizes, resize_modules
 from growkit.surgery.carry import AxisMaps, Change, ParamChange, apply_maps
 from growkit.surgery.configuration import follow_configuration
 from growkit.surgery.deepen import insert_block, running, set_children
-from growkit.surgery.edits import Deepen, Edit, UnitMap, Widen, check_edits, merge
+from growkit.surgery.edits import Deepen, Edit, Widen, check_edits, merge
+from growkit.surgery.enrol import enrol
 from growkit.surgery.fresh import initialise_new_units
 from growkit.surgery.gains import follow_directions
-from growkit.surgery.optimizer import CarryState, OptimizerPlan
+from growkit.surgery.optimizer import CarryState, OptimizerPlan, with_inner
 from growkit.surgery.removal import check_removals
 from growkit.surgery.sites import Sites, successor
+from growkit.surgery.units import UnitMap
 from growkit.surgery.verify import Output, Places, failed_run, output_of, places_of, probes_of, verify
 
 __all__ = ["Operation", "apply"]
+
+_log = logging.getLogger(__name__)
 
 
 def apply(
@@ -50,7 +55,7 @@ def apply(
         model: any module that `growkit.trace` can trace.
         edit: one edit, or several to make at once; those of one width are joined.
         example: a tuple of positional or a dict of keyword inputs; both the trace and the probe use it.
-        optimizers: every optimizer that holds parameters of the model.
+        optimizers: every optimizer that holds parameters of the model; those inside of them follow, too.
         exact: refuse edits that change the output; with False they are made, and the change is measured. What growkit
             does not understand stays frozen in any case.
         seed: of the incoming weights of new units. The global random state is left alone.
@@ -112,23 +117,30 @@ class Operation:
         with torch.inference_mode(False), torch.no_grad():
             changes = self._plan(units)
             follow_directions(self.structure.gains, changes, self.structure.tensors)
-            optimizers = {id(optimizer): optimizer for optimizer in self.optimizers}
-            plans = [OptimizerPlan(optimizer, changes, self.carry_state) for optimizer in optimizers.values()]
+            plans = [OptimizerPlan(each, changes, self.carry_state) for each in with_inner(self.optimizers)]
         self._undo = []
         try:
-            self._commit(changes, units, plans)
+            self._commit(changes, units)
             new = {e.width: e.new for e in edits if isinstance(e, Widen) and e.new}
             initialise_new_units(self.structure, new, self.seed)
+            self._follow(plans)
             renamed, blocks = self._deepen([e for e in edits if isinstance(e, Deepen)], plans)
             moved = self._verified(edits, probes, places, blocks)
-            change = Change(tuple(edits), {c.name: c for c in changes}, moved, renamed)
+            dropped = tuple(loss for plan in plans for loss in plan.dropped)
+            change = Change(tuple(edits), {c.name: c for c in changes}, moved, renamed, dropped)
             if then is not None:
                 then(change)
         except BaseException:
-            for undo in reversed(self._undo):
-                undo()
+            self.undo()
             raise
+        for loss in dropped:
+            _log.warning("%s does not fit the changed parameters and was dropped", loss)
         return change
+
+    def undo(self) -> None:
+        """Put model and optimizers back as they were before the last `perform`."""
+        while self._undo:
+            self._undo.pop()()
 
     # ------------------------------------------------------------- planning
 
@@ -160,11 +172,8 @@ class Operation:
 
     # ------------------------------------------------------------- committing
 
-    def _commit(self, changes: list[ParamChange], units: dict[Symbol, UnitMap], plans: list[OptimizerPlan]) -> None:
+    def _commit(self, changes: list[ParamChange], units: dict[Symbol, UnitMap]) -> None:
         sites = Sites(self.model)
-        for plan in plans:
-            self._undo.append(plan.roll_back)
-            plan.commit()
         for change in changes:
             self._undo.append(partial(sites.exchange, change.new, change.old))
             sites.exchange(change.old, change.new)
@@ -174,6 +183,12 @@ class Operation:
         follow_sizes(self.structure.mirrors, units.keys(), self._undo)
         resize_modules(self.model, changes, self.structure.plugins, self._undo)
         follow_configuration(self.model, changes, self._undo)
+
+    def _follow(self, plans: list[OptimizerPlan]) -> None:
+        with torch.inference_mode(False), torch.no_grad():
+            for plan in plans:
+                self._undo.append(plan.roll_back)
+                plan.commit()
 
     def _deepen(
         self, edits: list[Deepen], plans: list[OptimizerPlan]
@@ -191,8 +206,7 @@ class Operation:
                 renamed |= {name: new + name[len(old) :] for name in held if name.startswith(old)}
             ordered = list(self.model.named_parameters())
             fresh = [index for index, (key, _) in enumerate(ordered) if key.startswith(insertion.name + ".")]
-            for plan in plans:
-                _enrol(plan, ordered, fresh)
+            enrol(plans, ordered, fresh)
         return renamed, blocks
 
     # ------------------------------------------------------------- verifying
@@ -220,17 +234,3 @@ class Operation:
             if len(edits) == 1 and isinstance(edits[0], Widen):
                 freeze(self.structure[edits[0].width].symbol, f"failed its probe: {error.seen}")
             raise
-
-
-def _enrol(plan: OptimizerPlan, ordered: list[tuple[str, nn.Parameter]], new: list[int]) -> None:
-    """Let new parameters join the optimizer of the nearest neighbour that has one, before them or else behind them."""
-    before = next((i for i in range(new[0] - 1, -1, -1) if plan.holds(ordered[i][1])), None)
-    if before is not None:
-        for number, index in enumerate(new):
-            neighbour = ordered[new[number - 1] if number else before][1]
-            plan.insert(*ordered[index], neighbour, behind=True)
-        return
-    behind = next((i for i in range(new[-1] + 1, len(ordered)) if plan.holds(ordered[i][1])), None)
-    if behind is not None:
-        for index in new:
-            plan.insert(*ordered[index], ordered[behind][1], behind=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -15,8 +15,9 @@ from growkit.errors import SurgeryError, suggestion
 from growkit.structure.dimensions import Expr, Route, Symbol, resolve
 from growkit.structure.positions import Term, expand
 from growkit.structure.roles import COPIES, Axis, Role, Roles
-from growkit.surgery.edits import Edit, UnitMap
+from growkit.surgery.edits import Edit
 from growkit.surgery.selection import Selection
+from growkit.surgery.units import UnitMap
 
 __all__ = ["AxisMap", "AxisMaps", "Change", "Like", "ParamChange"]
 
@@ -32,11 +33,18 @@ class AxisMap:
         gradient: terms for tensors that behave like its gradient: a copy of a unit receives its share of the gradient,
             a shared weight the whole.
         shares: whether some entries of the weight are shared out, and not only copied.
+        state: terms that stand for `gradient` where optimizers are concerned; None if the edit leaves it at that.
     """
 
     weight: Sequence[Term]
     gradient: Sequence[Term]
     shares: bool = False
+    state: Sequence[Term] | None = None
+
+    @cached_property
+    def for_state(self) -> AxisMap:
+        """The map of what optimizers keep."""
+        return self if self.state is None else replace(self, gradient=self.state, state=None)
 
     def apply(self, tensor: Tensor, axis: int, like: Like) -> Tensor:
         """Return the tensor with this axis at its new length; positions that come from nowhere are zero."""
@@ -63,7 +71,7 @@ class AxisMap:
 
     @cached_property
     def _copy(self) -> Selection:
-        source = self.weight[0][0]
+        source = self.gradient[0][0]
         return Selection(source, torch.ones(len(source), dtype=torch.float64))
 
 
@@ -84,6 +92,11 @@ class ParamChange:
     new: Tensor
     maps: tuple[AxisMap | None, ...]
     shift: float = 0.0
+
+    @property
+    def for_state(self) -> ParamChange:
+        """The same change as what optimizers keep goes through it: the edit has the say, see `Widen`."""
+        return replace(self, maps=tuple(mapped and mapped.for_state for mapped in self.maps))
 
     def carry(self, tensor: Tensor, *, like: Like = "weight") -> Tensor:
         """Bring a tensor of the old shape to the new one.
@@ -133,12 +146,14 @@ class Change:
         parameters: one entry for each parameter and buffer that changed, by qualified name.
         moved: largest change of the model's output on the probe, relative to its scale.
         renamed: new names of parameters and buffers that moved into a container, by their names in `parameters`.
+        dropped: what optimizers lost, such as "LBFGS: its history of 3 steps".
     """
 
     edits: tuple[Edit, ...]
     parameters: Mapping[str, ParamChange]
     moved: float = 0.0
     renamed: Mapping[str, str] = field(default_factory=dict)
+    dropped: tuple[str, ...] = ()
 
     def carry(self, tensor: Tensor, parameter: str, *, like: Like = "weight") -> Tensor:
         """Bring a tensor shaped like a parameter along; one whose parameter did not change is returned as it is.
@@ -209,8 +224,13 @@ class AxisMaps:
             unit = self._units[symbol]
             return _scaled(unit.whole if role.shares else unit.shared, math.sqrt(unit.growth) ** -role.power)
 
+        def state(symbol: Symbol, route: Route) -> list[Term] | None:
+            terms = gradient(symbol, route)
+            return terms and (self._units[symbol].state or terms)
+
         shares = any(role != Role(COPIES, 0) for role in held.values())
-        return AxisMap(expand(expr, weight), expand(expr, gradient), shares)
+        asked = any(self._units[symbol].state is not None for symbol, _ in held)
+        return AxisMap(expand(expr, weight), expand(expr, gradient), shares, expand(expr, state) if asked else None)
 
 
 def _scaled(terms: list[Term], factor: float) -> list[Term]:

@@ -2,57 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import operator
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from functools import cached_property
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from growkit.errors import SurgeryError, suggestion
 from growkit.structure import Structure, Width
-from growkit.structure.positions import Term
 from growkit.surgery.deepen import Deepen
+from growkit.surgery.units import POLICIES, Policy, UnitMap
 
-__all__ = ["Deepen", "Edit", "Narrow", "UnitMap", "Widen", "edit_from_dict", "edit_to_dict", "merge"]
-
-
-@dataclass(frozen=True)
-class UnitMap:
-    """How the units of one width change.
-
-    Attributes:
-        source: old unit of each new unit, shape (new size,), int64; -1 for new units.
-        share: what part of the old unit's outgoing weight each new unit carries, shape (new size,), float64; sums
-            to 1 over the copies of a unit, 0 for new units.
-        size: number of old units.
-        folds: further old units whose outgoing weight a new unit takes over: pairs of the old unit of each new one,
-            -1 for none, and ones.
-    """
-
-    source: Tensor
-    share: Tensor
-    size: int
-    folds: tuple[Term, ...] = ()
-
-    @property
-    def growth(self) -> float:
-        """New size over old size."""
-        return len(self.source) / self.size
-
-    @cached_property
-    def whole(self) -> list[Term]:
-        """Old units of the new ones where each carries all of its old unit."""
-        return [(self.source, torch.ones_like(self.share))]
-
-    @property
-    def shared(self) -> list[Term]:
-        """Old units of the new ones where they share their old unit out, and take over others."""
-        return [(self.source, self.share), *self.folds]
+__all__ = ["Deepen", "Edit", "Narrow", "Widen", "check_edits", "merge"]
 
 
 @dataclass(frozen=True)
@@ -69,6 +32,9 @@ class Widen:
         new: number of new units, at least 0.
         output: the width is one that only grows on demand: what the model puts out (the classes of a classifier), or
             the rows of a table that data choose (a vocabulary). What was there before stays as it is.
+        state: what becomes of optimizer state that gathers gradients: "carry" gives each copy what it would have
+            gathered; "copy" gives it all that its original has; with "zero" copies start from nothing, and originals
+            keep what they have. Averages of weights follow the weights in any case.
 
     Source: Chen, Goodfellow and Shlens, Net2Net (2016), arXiv:1511.05641, there with random choice of `copies`.
     """
@@ -77,6 +43,7 @@ class Widen:
     copies: tuple[int, ...] = ()
     new: int = 0
     output: bool = False
+    state: Policy = "carry"
 
     def __post_init__(self) -> None:
         _normalise(self, "copies")
@@ -87,6 +54,13 @@ class Widen:
                 seen=f"copies={list(self.copies)}, new={self.new}",
                 expected="at least one unit to copy, or new >= 1",
                 advice="leave the edit out if nothing is to be added",
+            )
+        if self.state not in POLICIES:
+            raise SurgeryError(
+                f"{self} knows no such way for optimizer state",
+                seen=f"state={self.state!r}",
+                expected=f"one of {', '.join(map(repr, POLICIES))}",
+                advice=suggestion(str(self.state), POLICIES, otherwise="leave `state` out to carry it exactly"),
             )
 
     def new_size(self, size: int) -> int:
@@ -116,7 +90,10 @@ class Widen:
         source = torch.cat([torch.arange(width.size), added])
         counts = torch.bincount(source[source >= 0], minlength=width.size).double()
         share = torch.where(source < 0, 0.0, 1.0 / counts[source.clamp(min=0)])
-        return UnitMap(source, share, width.size)
+        if self.output:
+            # Nobody has listened to the copies so far; what follows goes on listening to their originals alone.
+            share = (source == torch.arange(len(source))).double()
+        return UnitMap(source, share, width.size, policy=self.state)
 
     def _check_exact(self, width: Width) -> None:
         if width.copies_only and self.new:
@@ -202,46 +179,13 @@ class Narrow:
 Edit = Widen | Narrow | Deepen
 
 _LISTED = 8  # more names than that are no help in a message
-_KINDS: dict[str, type[Any]] = {"widen": Widen, "narrow": Narrow, "deepen": Deepen}
-
-
-def edit_to_dict(edit: Edit) -> dict[str, Any]:
-    """Return an edit as plain data, its kind under "edit"."""
-    kind = next(name for name, cls in _KINDS.items() if type(edit) is cls)
-    return {"edit": kind, **json.loads(json.dumps(asdict(edit)))}
-
-
-def edit_from_dict(data: Mapping[str, Any]) -> Edit:
-    """Rebuild an edit from what `edit_to_dict` made.
-
-    Raises:
-        SurgeryError: the kind is unknown or its fields do not fit.
-    """
-    kind = data.get("edit") if isinstance(data, Mapping) else None
-    if not isinstance(kind, str) or kind not in _KINDS:
-        raise SurgeryError(
-            "a journal entry names no edit that growkit knows",
-            seen=repr(kind),
-            expected=f"one of {', '.join(_KINDS)}",
-            advice=suggestion(str(kind), _KINDS, otherwise="the journal may come from a newer growkit"),
-        )
-    fields = {key: value for key, value in data.items() if key != "edit"}
-    try:
-        return _KINDS[kind](**fields)  # type: ignore[no-any-return]
-    except (TypeError, ValueError) as error:
-        raise SurgeryError(
-            f"a journal entry does not describe a {kind!r} edit",
-            seen=f"{fields} ({error})",
-            expected=f"the fields of growkit.{_KINDS[kind].__name__}",
-            advice="the journal was damaged or edited by hand; take it from the checkpoint again",
-        ) from error
 
 
 def merge(edits: Iterable[Edit]) -> list[Edit]:
     """Join the edits of one width into one, keeping the order of first mention.
 
     Raises:
-        SurgeryError: one width is both widened and narrowed, or narrowed twice.
+        SurgeryError: one width is both widened and narrowed, or narrowed twice, or widened with different `state`.
     """
     merged: dict[Any, Edit] = {}
     for edit in edits:
@@ -249,20 +193,22 @@ def merge(edits: Iterable[Edit]) -> list[Edit]:
         before = merged.get(key)
         if before is None:
             merged[key] = edit
-        elif isinstance(before, Widen) and isinstance(edit, Widen):
+        elif isinstance(before, Widen) and isinstance(edit, Widen) and before.state == edit.state:
             merged[key] = _joined(before, edit)
         else:
             raise SurgeryError(
                 f"two edits of {key!r} cannot be made at once",
                 seen=f"{before} and {edit}",
-                expected="one edit a width, or several that widen it",
+                expected="one edit a width, or several that widen it, with one `state`",
                 advice="apply them one after the other",
             )
     return list(merged.values())
 
 
 def _joined(before: Widen, edit: Widen) -> Widen:
-    return Widen(before.width, before.copies + edit.copies, before.new + edit.new, before.output or edit.output)
+    return replace(
+        before, copies=before.copies + edit.copies, new=before.new + edit.new, output=before.output or edit.output
+    )
 
 
 def check_edits(structure: Structure, edits: Sequence[Edit], *, exact: bool) -> None:

@@ -1,42 +1,53 @@
-"""Optimizers follow a change: new parameters take the old places, and their state is carried."""
+"""Optimizers follow a change: new parameters take the old places, and their state is carried.
+
+`growkit_carry_optimizer_state` is asked first. Without an answer, state goes through the change as
+`growkit.surgery.state` says: what has the parameter's shape is carried as the optimizer would have it, had the network
+been this wide all along, or as `Widen.state` asks; scalars stay; Adafactor's factors follow; averages of the weights
+follow the weights, and have those of new units. LBFGS is not asked about: its history belongs to all parameters
+together, and is dropped. Any other state is refused.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from torch import Tensor, nn
-from torch.optim import Optimizer
+import torch
+from torch import Tensor, nn, optim
+from torch.optim import LBFGS, Optimizer, SparseAdam
 
-from growkit.errors import SurgeryError
-from growkit.surgery.carry import Like, ParamChange
+from growkit.surgery.carry import ParamChange
+from growkit.surgery.state import carried, like_of, refusal
 
-__all__ = ["CarryState", "OptimizerPlan"]
+__all__ = ["CarryState", "OptimizerPlan", "with_inner"]
 
 CarryState = Callable[[Optimizer, ParamChange, Mapping[str, Any]], "Mapping[str, Any] | None"]
 
-# How the state that torch.optim keeps under these names behaves; anything else of the parameter's shape is copied.
-_LIKE: dict[str, Like] = {
-    "momentum_buffer": "gradient",
-    "exp_avg": "gradient",
-    "exp_inf": "gradient",
-    "grad_avg": "gradient",
-    "prev": "gradient",
-    "exp_avg_sq": "square",
-    "max_exp_avg_sq": "square",
-    "square_avg": "square",
-    "sum": "square",
-    "ax": "weight",
-}
-# RMSprop keeps a momentum of normalised steps, not of gradients.
-_LIKE_OF: dict[tuple[str, str], Like] = {("RMSprop", "momentum_buffer"): "copy"}
+_MUON = getattr(optim, "Muon", ())  # from torch 2.9 on
+
+
+def with_inner(optimizers: Iterable[Optimizer]) -> list[Optimizer]:
+    """Return optimizers and those that they hold in an attribute, as Lookahead and SAM do; each once, outer first."""
+    found: dict[int, Optimizer] = {}
+    waiting = list(optimizers)
+    for optimizer in waiting:
+        if id(optimizer) not in found:
+            found[id(optimizer)] = optimizer
+            waiting += _inner(optimizer)
+    return list(found.values())
+
+
+def _inner(optimizer: Optimizer) -> Iterator[Optimizer]:
+    for value in vars(optimizer).values():
+        held = value if isinstance(value, (list, tuple)) else [value]
+        yield from (each for each in held if isinstance(each, Optimizer))
 
 
 class OptimizerPlan:
-    """What will become of one optimizer. Building it changes nothing; `commit` and `roll_back` cannot fail.
+    """What will become of one optimizer. Building it changes nothing, and `roll_back` puts everything back.
 
-    State shaped like its parameter is carried through the same axis maps, scalars stay, anything else is given to
-    `carry_state`.
+    Attributes:
+        dropped: what the optimizer lost, once it did.
 
     Args:
         optimizer: any torch optimizer.
@@ -44,93 +55,109 @@ class OptimizerPlan:
         carry_state: returns the new state of a parameter, or None if it does not know the optimizer.
 
     Raises:
-        SurgeryError: some state is neither shaped like its parameter nor a scalar, and nobody carries it.
+        SurgeryError: some state can neither be carried nor dropped, and nobody else carries it.
     """
 
     def __init__(
         self, optimizer: Optimizer, changes: Iterable[ParamChange], carry_state: CarryState | None = None
     ) -> None:
-        self._optimizer = optimizer
+        self.dropped: tuple[str, ...] = ()
+        self._optimizer, self._carry_state = optimizer, carry_state
         held = {id(p) for group in optimizer.param_groups for p in group["params"]}
         self._changes = {id(change.old): change for change in changes if id(change.old) in held}
         self._old_groups = [
             {key: list(group[key]) for key in ("params", "param_names") if key in group}
             for group in optimizer.param_groups
         ]
-        self._old_state = {
-            change.old: optimizer.state[change.old]
-            for change in self._changes.values()
-            if change.old in optimizer.state
-        }
-        if self._changes:
-            self._refuse_joint_state(carry_state)
-        self._new_state = {
-            self._changes[id(old)].new: self._carry(self._changes[id(old)], state, carry_state)
-            for old, state in self._old_state.items()
-        }
+        self._old_state = dict(optimizer.state)
+        self._numel = getattr(optimizer, "_numel_cache", None)
+        self._averages: list[tuple[ParamChange, Tensor]] = []
+        self._new_state: dict[Tensor, dict[str, Any]] = {}
+        if self._changes and not isinstance(optimizer, LBFGS):
+            self._refuse_joint_state(next(iter(self._changes.values())))
+            for change in self._changes.values():
+                if change.old in self._old_state:
+                    self._new_state[change.new] = self._carry(change, self._old_state[change.old])
+
+    @property
+    def name(self) -> str:
+        """The name of the optimizer's class."""
+        return type(self._optimizer).__name__
+
+    @property
+    def groups(self) -> Sequence[dict[str, Any]]:
+        """The parameter groups of the optimizer."""
+        return self._optimizer.param_groups
 
     def holds(self, parameter: Tensor) -> bool:
         """Say whether the optimizer updates a parameter."""
-        return any(present is parameter for group in self._optimizer.param_groups for present in group["params"])
+        return any(present is parameter for group in self.groups for present in group["params"])
+
+    def takes(self, parameter: Tensor) -> bool:
+        """Say whether the optimizer can train a wholly new parameter: Muon takes matrices, SparseAdam no dense one."""
+        return not isinstance(self._optimizer, SparseAdam) and (
+            parameter.dim() == 2 or not isinstance(self._optimizer, _MUON)
+        )
 
     def commit(self) -> None:
-        """Put the new parameters in the old places, with their state."""
-        for group in self._optimizer.param_groups:
+        """Put the new parameters in the old places, with their state; they have their values by now."""
+        for group in self.groups:
             for index, parameter in enumerate(group["params"]):
                 if (change := self._changes.get(id(parameter))) is not None:
                     group["params"][index] = change.new
-        for old in self._old_state:
-            del self._optimizer.state[old]
+        for change in self._changes.values():
+            self._optimizer.state.pop(change.old, None)
+        for change, average in self._averages:
+            fresh = change.carry(torch.ones_like(change.old, device=average.device), like="copy") == 0
+            average[fresh] = change.new.detach().to(average)[fresh]
         self._optimizer.state.update(self._new_state)
+        if self._changes:
+            self._drop_history()
 
-    def insert(self, name: str, parameter: nn.Parameter, neighbour: Tensor, *, behind: bool) -> None:
-        """Let a wholly new parameter join the group of its neighbour, just behind or just before it."""
-        for group in self._optimizer.param_groups:
-            for index, present in enumerate(group["params"]):
-                if present is neighbour:
-                    group["params"].insert(index + behind, parameter)
-                    if "param_names" in group:
-                        group["param_names"].insert(index + behind, name)
-                    return
+    def insert(self, name: str, parameter: nn.Parameter, group: dict[str, Any], index: int) -> None:
+        """Let a wholly new parameter join a group."""
+        if all(present is not parameter for present in group["params"]):
+            group["params"].insert(index, parameter)
+            if "param_names" in group:
+                group["param_names"].insert(index, name)
+        self._drop_history()
 
     def roll_back(self) -> None:
         """Put everything back as it was."""
-        for group, old in zip(self._optimizer.param_groups, self._old_groups, strict=True):
+        for group, old in zip(self.groups, self._old_groups, strict=True):
             for key, values in old.items():
                 group[key][:] = values
-        for new in self._new_state:
-            self._optimizer.state.pop(new, None)
+        self._optimizer.state.clear()
         self._optimizer.state.update(self._old_state)
+        if isinstance(self._optimizer, LBFGS):
+            self._optimizer._numel_cache = self._numel
 
-    def _refuse_joint_state(self, carry_state: CarryState | None) -> None:
-        """Refuse optimizers that keep a history of all parameters together under one of them, as LBFGS does."""
-        for parameter, state in self._optimizer.state.items():
+    def _carry(self, change: ParamChange, state: Mapping[str, Any]) -> dict[str, Any]:
+        if self._carry_state is not None:
+            answer = self._carry_state(self._optimizer, change.for_state, state)
+            if answer is not None:
+                return dict(answer)
+        result = carried(self._optimizer, change.for_state, state)
+        self._averages += [(change, value) for key, value in result.items() if like_of(key, state) == "weight"]
+        return result
+
+    def _refuse_joint_state(self, change: ParamChange) -> None:
+        """Refuse optimizers that keep a history of all parameters together under one of them."""
+        changed = {change.old for change in self._changes.values()}
+        for parameter, state in self._old_state.items():
             for key, value in state.items():
-                if isinstance(value, (list, dict)) and parameter not in self._old_state and carry_state is None:
-                    change = next(iter(self._changes.values()))
-                    raise self._refusal(change, key, f"a {type(value).__name__} that is kept with another parameter")
+                if isinstance(value, (list, dict)) and parameter not in changed and self._carry_state is None:
+                    kind = f"a {type(value).__name__} that is kept with another parameter"
+                    raise refusal(self._optimizer, change, f"{key!r} is {kind}")
 
-    def _carry(self, change: ParamChange, state: Mapping[str, Any], carry_state: CarryState | None) -> dict[str, Any]:
-        if carry_state is not None and (answer := carry_state(self._optimizer, change, state)) is not None:
-            return dict(answer)
-        return {key: self._carry_value(change, key, value) for key, value in state.items()}
-
-    def _carry_value(self, change: ParamChange, key: str, value: Any) -> Any:
-        if value is None or isinstance(value, (bool, int, float)):
-            return value
-        if isinstance(value, Tensor):
-            if value.shape == change.old.shape:
-                like = _LIKE_OF.get((type(self._optimizer).__name__, key), _LIKE.get(key, "copy"))
-                return change.carry(value, like=like)
-            if value.dim() == 0:
-                return value
-        kind = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
-        raise self._refusal(change, key, kind)
-
-    def _refusal(self, change: ParamChange, key: str, kind: str) -> SurgeryError:
-        return SurgeryError(
-            f"{type(self._optimizer).__name__} keeps state for {change.name!r} that growkit cannot carry",
-            seen=f"{key!r} is {kind}",
-            expected=f"scalars and tensors of the parameter's shape {tuple(change.old.shape)}",
-            advice="answer the hook growkit_carry_optimizer_state in a plugin, or use another optimizer",
-        )
+    def _drop_history(self) -> None:
+        """Let LBFGS start anew: what it remembers is of all its parameters, and they are others now."""
+        if not isinstance(self._optimizer, LBFGS):
+            return
+        states = [state for state in self._old_state.values() if "func_evals" in state]
+        lengths = [len(state["old_dirs"]) + 1 for state in states if "old_dirs" in state]
+        self.dropped = tuple(f"{self.name}: its history of {length} step{'s' * (length > 1)}" for length in lengths)
+        self._optimizer._numel_cache = None
+        self._optimizer.state.clear()
+        for state in states:
+            self._optimizer.state[self.groups[0]["params"][0]] = {"func_evals": state["func_evals"]}

@@ -15,7 +15,7 @@ from growkit.structure.dimensions import Route, Symbol, leaves
 from growkit.structure.forward import Example, call, evaluation, tensors_in
 from growkit.structure.positions import Term, expand
 from growkit.structure.roles import Axis
-from growkit.surgery.edits import UnitMap
+from growkit.surgery.units import UnitMap
 
 __all__ = ["Output", "Places", "failed_run", "output_of", "places_of", "probes_of", "verify"]
 

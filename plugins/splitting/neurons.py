@@ -61,7 +61,11 @@ def splitting_matrices(neurons: Neurons) -> Tensor:
 
 
 def splitting_indices(
-    neurons: Neurons, generator: torch.Generator, tolerance: float, wanted: int | None = None
+    neurons: Neurons,
+    generator: torch.Generator,
+    tolerance: float,
+    wanted: int | None = None,
+    mean: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return the splitting index and the splitting gradient of every neuron: the smallest eigenpair of its matrix.
 
@@ -74,6 +78,8 @@ def splitting_indices(
         generator: of the start vectors.
         tolerance: relative residual of the eigenpairs, see `smallest_eigenpairs`.
         wanted: how many of the smallest indices matter, see there; all if None.
+        mean: averages a tensor over the processes of a data-parallel run, each of which has samples of its own; None
+            for a single process.
 
     Returns:
         Indices, shape (units,), and unit vectors, shape (units, dimension).
@@ -81,7 +87,7 @@ def splitting_indices(
     Cost: two products of samples x min(samples, dimension) x units an iteration; usually 8 to 24 iterations.
     """
     inputs, span = neurons.inputs, None
-    if inputs.shape[0] < inputs.shape[1]:
+    if mean is None and inputs.shape[0] < inputs.shape[1]:
         # inputs = U diag(s) V^T with U, s^2 from the small Gram matrix; only well-determined directions are kept.
         squares, left = torch.linalg.eigh(inputs @ inputs.T)
         kept = squares > squares[-1] * 100 * torch.finfo(inputs.dtype).eps
@@ -91,7 +97,8 @@ def splitting_indices(
     start = torch.randn(neurons.units, inputs.shape[1], generator=generator).to(inputs)
 
     def multiply(vectors: Tensor, which: Tensor) -> Tensor:
-        return (neurons.curvature[:, which] * (inputs @ vectors.T)).T @ inputs
+        product = (neurons.curvature[:, which] * (inputs @ vectors.T)).T @ inputs
+        return product if mean is None else mean(product)
 
     values, vectors = smallest_eigenpairs(multiply, start, tolerance=tolerance, wanted=wanted)
     return values, vectors if span is None else vectors @ span.T

@@ -66,9 +66,10 @@ class Splitting(growkit.Plugin):
         for name, reason in refused.items():
             _log.info("splitting passes over width %r: %s", name, reason)
         count = max(1, round(self.fraction * sum(neurons.units for neurons in layers)))
+        mean = context.mean if context.processes > 1 else None
         ranked: list[tuple[float, Neurons, int, Tensor]] = []
         for neurons in layers:
-            values, vectors = splitting_indices(neurons, context.generator, self.tolerance, wanted=count)
+            values, vectors = splitting_indices(neurons, context.generator, self.tolerance, count, mean)
             ranked.extend((value, neurons, unit, vectors[unit]) for unit, value in enumerate(values.tolist()))
         ranked.sort(key=lambda entry: entry[0])
         return [self._split(context, *entry) for entry in ranked[:count] if entry[0] < 0]

@@ -403,11 +403,14 @@ def test_the_same_seed_draws_the_same_new_units():
     assert torch.equal(models[0][0].weight, models[1][0].weight)
 
 
-def test_a_joint_history_of_all_parameters_is_refused_in_an_event_too():
+def test_a_joint_history_of_all_parameters_is_dropped_and_the_journal_says_so():
     """LBFGS keeps it with its first parameter, which growth of a later width leaves alone."""
     model = mlp(3, 2, 4, 1)
     optimizer = torch.optim.LBFGS(model.parameters())
     optimizer.step(lambda: (optimizer.zero_grad(), (loss := model(X).square().mean()).backward(), loss)[-1])
-    with pytest.raises(growkit.SurgeryError, match="LBFGS keeps state"):
-        event(model, Proposes(widen("2", 0)), example=(X,), optimizers=[optimizer])
-    assert model[2].out_features == 4
+    journal = growkit.Journal()
+    happened = event(model, Proposes(widen("2", 0)), example=(X,), optimizers=[optimizer], journal=journal)
+    (dropped,) = happened.change.dropped
+    assert dropped.startswith("LBFGS: its history of")
+    assert journal.entries[0].note["dropped"] == [dropped]
+    assert model[2].out_features == 5
