@@ -77,6 +77,7 @@ class Plugins:
     def __init__(self, plugins: Sequence[object] = ()) -> None:
         self._manager = pluggy.PluginManager(hookspecs.PROJECT)
         self._manager.add_hookspecs(hookspecs)
+        self._given = list(plugins)
         self._plugins: list[object] = []
         self._info: dict[int, PluginInfo] = {}
 
@@ -93,8 +94,11 @@ class Plugins:
                 ) from error
             self._register(plugin, entry.name, distribution)
         # pluggy calls the last registered first.
-        for plugin in reversed(list(plugins)):
+        for plugin in reversed(self._given):
             self._register(plugin, getattr(plugin, "name", None) or type(plugin).__name__, "this program")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Plugins, (self._given,)  # another process finds the installed ones by itself
 
     def __iter__(self) -> Iterator[PluginInfo]:
         return iter(self._info.values())

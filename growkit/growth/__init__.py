@@ -4,8 +4,9 @@ from growkit.growth.budget import Budget
 from growkit.growth.candidate import Candidate, Cost
 from growkit.growth.context import Context
 from growkit.growth.event import Event, grow
+from growkit.growth.memory import within_memory
 from growkit.growth.ranks import Ranks
-from growkit.growth.rewarm import Ramp, Rewarm
+from growkit.growth.rewarm import Ramp, Rewarm, rewarm_after
 from growkit.growth.schedule import Every, Moment, OnPlateau, Schedule, every, on_plateau
 from growkit.growth.select import select
 
@@ -25,5 +26,7 @@ __all__ = [
     "every",
     "grow",
     "on_plateau",
+    "within_memory",
+    "rewarm_after",
     "select",
 ]

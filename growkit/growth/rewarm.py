@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from torch import Tensor
 from torch.optim import Optimizer
 
-__all__ = ["Ramp", "Rewarm"]
+from growkit.errors import PluginError
+from growkit.plugins import Plugins
+
+__all__ = ["Ramp", "Rewarm", "rewarm_after"]
 
 
 @dataclass(frozen=True)
@@ -34,11 +36,29 @@ class Rewarm:
 
     def factor(self, step: int) -> float:
         """Return by what to multiply the rate of the given step after the event."""
-        return min(1.0, self.start + (1 - self.start) * step / self.steps)
+        return 1.0 if step >= self.steps else self.start + (1 - self.start) * step / self.steps
+
+
+def rewarm_after(event: Any, plugins: Plugins, default: Rewarm | None) -> Rewarm | None:
+    """Return how learning rates shall warm up again after an event: what a plugin says, else the default.
+
+    Raises:
+        PluginError: a plugin failed, or answered with something else.
+    """
+    for name, answer in plugins.call("growkit_rewarm", event=event):
+        if not isinstance(answer, Rewarm):
+            raise PluginError(
+                f"{plugins.describe(name)} returned something else than a growkit.Rewarm from growkit_rewarm",
+                seen=repr(answer),
+                expected="a growkit.Rewarm, or None to leave it to others",
+                advice="return growkit.Rewarm(steps=100), say",
+            )
+        return answer
+    return default
 
 
 class Ramp:
-    """Multiplies learning rates for the time of each optimizer step, so that schedulers and monitors never see it.
+    """Multiplies learning rates while an optimizer updates, so that schedulers, monitors and user code never see it.
 
     Args:
         rewarm: how.
@@ -53,8 +73,8 @@ class Ramp:
         self._scheduled: dict[int, list[Any]] = {}
         self._hooks = []
         for number, optimizer in enumerate(self._optimizers):
-            self._hooks.append(optimizer.register_step_pre_hook(partial(self._lower, number)))
-            self._hooks.append(optimizer.register_step_post_hook(partial(self._raise, number)))
+            self._hooks.append(optimizer.register_step_pre_hook(partial(self._before, number)))
+            self._hooks.append(optimizer.register_step_post_hook(partial(self._after, number)))
 
     def state_dict(self) -> dict[str, Any]:
         """Return the settings and how far each optimizer has come."""
@@ -72,22 +92,35 @@ class Ramp:
         for hook in self._hooks:
             hook.remove()
 
-    def _lower(self, number: int, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+    def _before(self, number: int, optimizer: Optimizer, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
         self._put_back(number)  # of a step that failed
-        factor = self.rewarm.factor(self._taken[number])
-        if factor < 1:
-            self._scheduled[number] = [_copied(group["lr"]) for group in optimizer.param_groups]
-            for group in optimizer.param_groups:
-                group["lr"] = group["lr"].mul_(factor) if isinstance(group["lr"], Tensor) else group["lr"] * factor
+        if self.rewarm.factor(self._taken[number]) == 1:
+            return None
+        self._lower(number)
+        own, *rest = args
+        closure, *others = rest or [kwargs.get("closure")]
+        if closure is None:
+            return None
 
-    def _raise(self, number: int, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        def outside() -> Any:
+            """Run what belongs to the training loop with the rates of the schedule, which it may set."""
+            self._put_back(number)
+            result = closure()
+            self._lower(number)
+            return result
+
+        return ((own, outside, *others), kwargs) if rest else (args, {**kwargs, "closure": outside})
+
+    def _after(self, number: int, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         self._put_back(number)
         self._taken[number] += 1
 
+    def _lower(self, number: int) -> None:
+        groups = self._optimizers[number].param_groups
+        self._scheduled[number] = [group["lr"] for group in groups]
+        for group in groups:
+            group["lr"] = group["lr"] * self.rewarm.factor(self._taken[number])
+
     def _put_back(self, number: int) -> None:
         for group, rate in zip(self._optimizers[number].param_groups, self._scheduled.pop(number, ()), strict=False):
-            group["lr"] = group["lr"].copy_(rate) if isinstance(rate, Tensor) else rate
-
-
-def _copied(rate: Any) -> Any:
-    return rate.clone() if isinstance(rate, Tensor) else rate
+            group["lr"] = rate

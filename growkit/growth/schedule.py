@@ -60,7 +60,8 @@ class Every(Schedule):
 
     Args:
         epochs: grow after every so many epochs, at least 1.
-        steps: grow after every so many optimizer steps, at least 1. Exactly one of the two is given.
+        steps: grow after every so many optimizer steps, at least 1. Exactly one of the two is given. Where a batch
+            takes several steps, as with several optimizers, growth comes before the batch that follows.
     """
 
     shared = True
@@ -70,13 +71,26 @@ class Every(Schedule):
         if (epochs is None) == (steps is None) or interval is None or interval < 1:
             raise ValueError(f"every() takes epochs=N or steps=N with N >= 1, not epochs={epochs}, steps={steps}")
         self.epochs, self.steps = epochs, steps
+        self._asked: int | None = None  # the last step at which this was asked
 
     def due(self, moment: Moment) -> bool:
         """Say whether the interval is over."""
+        before, self._asked = self._asked, moment.step
         if self.steps is not None:
-            return moment.step > 0 and moment.step % self.steps == 0
+            if before is None or before > moment.step:  # another run has begun
+                before = moment.step - 1
+            return moment.step > 0 and moment.step // self.steps > before // self.steps
         assert self.epochs is not None
         return moment.batch == 0 and moment.epoch > 0 and moment.epoch % self.epochs == 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the last step at which this was asked."""
+        return {"asked": self._asked}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up that step; version 0.1 did not keep it."""
+        asked = state.get("asked")
+        self._asked = None if asked is None else int(asked)
 
 
 class OnPlateau(Schedule):

@@ -24,9 +24,9 @@ def under_way(trainer: pl.Trainer, phase: Phase) -> dict[str, Any]:
         trainer: of which a checkpoint is being saved.
         phase: of its loop: after a batch has begun, a validation, the end of an epoch, or none of them.
     """
-    loop = trainer.fit_loop.epoch_loop
     if not phase or trainer.fit_loop._data_fetcher is None:
         return {"metrics": {}, "gradients": {}, "pending": {}}
+    loop = trainer.fit_loop.epoch_loop
     accumulating = loop._should_accumulate()
     return {
         "metrics": {name: value.detach().cpu().clone() for name, value in trainer.callback_metrics.items()},

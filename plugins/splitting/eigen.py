@@ -36,7 +36,8 @@ def smallest_eigenpairs(
             its residual, lies above so many others leaves the iteration, too; what is returned of it is an upper bound.
 
     Returns:
-        Eigenvalues, shape (matrices,), and eigenvectors, shape (matrices, dimension).
+        Eigenvalues, shape (matrices,), and eigenvectors, shape (matrices, dimension). Of the two signs of an
+        eigenvector, it is the one with which its largest entry is positive.
 
     Cost: an iteration takes one call of `multiply` and memory for one more vector a matrix.
 
@@ -80,7 +81,8 @@ def smallest_eigenpairs(
             diagonal, beside = diagonal[going], beside[going]
         basis = torch.cat([basis, (product / length.clamp(min=tiny)[:, None] * (length > 0)[:, None])[:, None]], dim=1)
         beside = torch.cat([beside, length[:, None]], dim=1)
-    return values, vectors
+    largest = vectors.gather(1, vectors.abs().argmax(1, keepdim=True))
+    return values, torch.where(largest < 0, -vectors, vectors)
 
 
 def _ritz(diagonal: Tensor, beside: Tensor) -> tuple[Tensor, Tensor]:
