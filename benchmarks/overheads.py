@@ -2,6 +2,7 @@
 
     python benchmarks/overheads.py                     prints the tables
     python benchmarks/overheads.py docs/benchmarks.md  writes them
+    python benchmarks/overheads.py --gpu               prints the steps while no growth is due, on a CUDA device
 
 Everything compared is measured alternately in one process; medians over the repetitions, with the range in brackets.
 """
@@ -10,7 +11,10 @@ from __future__ import annotations
 
 import copy
 import logging
+import os
 import platform
+import socket
+import subprocess
 import sys
 import time
 import warnings
@@ -97,21 +101,24 @@ def cnn() -> tuple[nn.Module, tuple[int, ...]]:
     return ConvNet(1, [16, 16, 32], 10), (1, 28, 28)
 
 
-def fit(make: Callable[[], tuple[nn.Module, tuple[int, ...]]], callbacks: list[pl.Callback], steps: int) -> None:
-    """Train on random data for so many steps with a batch of 128."""
+def fit(
+    make: Callable[[], tuple[nn.Module, tuple[int, ...]]], callbacks: list[pl.Callback], steps: int, **options: object
+) -> None:
+    """Train on random data for so many steps with a batch of 128, split among the processes."""
     torch.manual_seed(0)
     network, shape = make()
+    processes = int(options.get("devices", 1))  # type: ignore[call-overload]
     images, labels = torch.randn(128 * 20, *shape), torch.randint(10, (128 * 20,))
     trainer = pl.Trainer(
+        **{"accelerator": "cpu", **options},  # type: ignore[arg-type]
         max_steps=steps,
         callbacks=callbacks,
-        accelerator="cpu",
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    trainer.fit(Classifier(network), DataLoader(TensorDataset(images, labels), batch_size=128))
+    trainer.fit(Classifier(network), DataLoader(TensorDataset(images, labels), batch_size=128 // processes))
 
 
 def ranged(values: list[float], digits: str = ".3f") -> str:
@@ -119,12 +126,30 @@ def ranged(values: list[float], digits: str = ".3f") -> str:
     return f"{median(values):{digits}} ({min(values):{digits}} to {max(values):{digits}})"
 
 
-def idle_steps(repetitions: int = 9, steps: int = 200) -> list[str]:
-    """Compare the step time with the callback and no growth due with that of plain Lightning."""
-    rows = [
-        "| network | plain step, ms | ratio with growkit | growkit's own hook, share of a step |",
-        "| --- | --- | --- | --- |",
-    ]
+IDLE: dict[str, dict[str, object]] = {
+    "one process": {},
+    "bf16-mixed": {"precision": "bf16-mixed"},
+    "DDP, 2 processes": {"strategy": "ddp", "devices": 2},
+    "DDP, 2 processes, bf16-mixed": {"strategy": "ddp", "devices": 2, "precision": "bf16-mixed"},
+}
+ON_GPU: dict[str, dict[str, object]] = {
+    "GPU": {"accelerator": "gpu", "devices": 1},
+    "GPU, 16-mixed": {"accelerator": "gpu", "devices": 1, "precision": "16-mixed"},
+    "GPU, DDP with NCCL, bf16-mixed": {
+        "accelerator": "gpu",
+        "devices": 1,
+        "strategy": "ddp",
+        "precision": "bf16-mixed",
+    },
+}
+
+
+def idle_steps(options: dict[str, object], repetitions: int = 9, steps: int = 200) -> list[str]:
+    """Compare the step time with the callback and no growth due with that of plain Lightning; return cells by network.
+
+    The share is of the hook's own time in that of a step, without what the loop spends around it.
+    """
+    rows = []
     for name, make in (("MLP 784-256-256-10", mlp), ("BatchNorm CNN 16-16-32", cnn)):
         plain, ratios, shares = [], [], []
         for repetition in range(repetitions):
@@ -133,13 +158,47 @@ def idle_steps(repetitions: int = 9, steps: int = 200) -> list[str]:
             callbacks: list[list[pl.Callback]] = [[], [watched]]
             # Which of the two goes first alternates, so that a drift of the machine favours neither.
             for index in (0, 1) if repetition % 2 else (1, 0):
-                fit(make, [*callbacks[index], timers[index]], steps)
+                fit(make, [*callbacks[index], timers[index]], steps, **options)
             plain.append(median(timers[0].steps))
             ratios.append(median(timers[1].steps) / median(timers[0].steps))
             shares.append(median(watched.seconds) / median(timers[1].steps))
         cells = ranged([1e3 * s for s in plain]), ranged(ratios), ranged(shares, ".4f")
-        rows.append(f"| {name}, batch 128 | " + " | ".join(cells) + " |")
+        rows.append(f"{name} | " + " | ".join(cells))
     return rows
+
+
+def idle_table(variants: dict[str, dict[str, object]]) -> str:
+    """Measure each variant in processes of its own."""
+    rows = [
+        "| training | network, batch 128 | plain step, ms | ratio with growkit | growkit's own hook, share of a step |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for name, options in variants.items():
+        lines = measured_apart(name, int(options.get("devices", 1)))  # type: ignore[call-overload]
+        rows += [f"| {name} | {line} |" for line in lines]
+    return "\n".join(rows)
+
+
+def measured_apart(variant: str, processes: int) -> list[str]:
+    """Return the rows of a variant, measured in processes that train together."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(processes), "NODE_RANK": "0"}
+    started = [
+        subprocess.Popen(
+            [sys.executable, __file__, "--idle", variant],
+            env={**os.environ, **common, "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(processes)
+    ]
+    outputs = [process.communicate()[0] for process in started]
+    return [line[len(_ROW) :] for line in outputs[0].splitlines() if line.startswith(_ROW)]
+
+
+_ROW = "row: "
 
 
 def events(repetitions: int = 3) -> list[str]:
@@ -207,14 +266,23 @@ def main() -> None:
     """Measure, and print or write the tables."""
     warnings.simplefilter("ignore")
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    if sys.argv[1:2] == ["--idle"]:
+        for row in idle_steps((IDLE | ON_GPU)[sys.argv[2]]):
+            print(_ROW + row)
+        return
     versions = f"torch {torch.__version__}, Lightning {pl.__version__}"
     machine = f"{platform.machine()}, {torch.get_num_threads()} threads, {versions}"
+    if sys.argv[1:2] == ["--gpu"]:
+        print(f"{torch.cuda.get_device_name()}, {versions}\n\n{idle_table(ON_GPU)}")
+        return
     sections = [
         "# Benchmarks",
         "Made by `python benchmarks/overheads.py docs/benchmarks.md`. Medians, with minimum and maximum in brackets.",
         f"Machine: {machine}.",
         "## A step while no growth is due",
-        "\n".join(idle_steps()),
+        "The ratio compares whole runs, which vary by more than the callback costs; the last column is what the hook "
+        "of growkit takes.",
+        idle_table(IDLE),
         "## One growth event",
         "Step: a training step (Adam, batch 128) of the same network under Lightning, just before the event. "
         "The splitting event includes statistics batches, private copy, trace, selection, surgery and both probes.",

@@ -5,12 +5,10 @@ from __future__ import annotations
 import argparse
 import functools
 import json
-import os
-import pkgutil
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, redirect_stdout
-from inspect import Parameter, Signature, signature
+from collections.abc import Sequence
+from contextlib import nullcontext, redirect_stdout
+from inspect import Parameter
 from textwrap import shorten
 from typing import Any, NoReturn
 
@@ -18,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from growkit.cli.console import output
+from growkit.cli.models import current_folder, doubled, imported, is_recipe, line_of, refuse_options, signature_of
 from growkit.cli.parser import build, quiet
 from growkit.cli.recipes import find
 from growkit.cli.tree import Facts, facts_of, show_table, show_tree
@@ -111,7 +110,7 @@ def _plain(piece: Slice, positions: bool) -> dict[str, Any]:
 
 
 def _structure(options: argparse.Namespace) -> Structure:
-    if ":" not in options.model or options.model.endswith((".yaml", ".yml")):
+    if is_recipe(options.model):
         if options.input:
             raise RecipeError(
                 f"{options.model!r} is taken for a recipe, which brings its own inputs",
@@ -120,15 +119,9 @@ def _structure(options: argparse.Namespace) -> Structure:
                 advice="put a colon before the name of the factory if you mean one, else leave --input out",
             )
         return trace_example(*_recipe(options.model, options.overrides))
-    if options.overrides:
-        raise RecipeError(
-            "a factory takes no options of a recipe",
-            seen=" ".join(options.overrides),
-            expected=f"one of {', '.join(_OPTIONS)}",
-            advice=suggestion(options.overrides[0], _OPTIONS, otherwise="leave them out"),
-        )
-    with _current_folder():
-        model = _factory(options.model)
+    refuse_options(options.overrides, _OPTIONS)
+    with current_folder():
+        model = imported(options.model)
         return _traced(model, _example(model, options.input))
 
 
@@ -140,65 +133,6 @@ def _recipe(name: str, overrides: list[str]) -> tuple[nn.Module, Example]:
         data.setup("fit")
         batch = next(iter(data.train_dataloader()))
     return cli.model, example_of(cli.model, batch)
-
-
-# ---------------------------------------------------------------- the model
-
-
-@contextmanager
-def _current_folder() -> Iterator[None]:
-    """Let modules in the current folder be imported, as `python -m growkit` does and the installed script does not."""
-    folder = os.getcwd()
-    added = folder not in sys.path and "" not in sys.path
-    if added:
-        sys.path.insert(0, folder)
-    try:
-        yield
-    finally:
-        if added and folder in sys.path:
-            sys.path.remove(folder)
-
-
-def _factory(name: str) -> nn.Module:
-    module, _, attribute = name.partition(":")
-    try:
-        made = pkgutil.resolve_name(name)
-    except (Exception, SystemExit) as error:
-        names = dir(sys.modules[module]) if module in sys.modules else []
-        advice = "modules are looked for in the current folder and among the installed packages"
-        _no_model(name, _text(error), suggestion(attribute, names, otherwise=advice), error)
-    if callable(made) and not isinstance(made, nn.Module):
-        try:
-            _signature(made).bind()
-        except TypeError as error:
-            _no_model(name, _text(error), "write a function that takes no arguments and returns the model", error)
-        try:
-            made = made()
-        except (Exception, SystemExit) as error:
-            _no_model(name, _text(error), "GROWKIT_TRACEBACK=1 shows where it was raised", error)
-    if not isinstance(made, nn.Module):
-        _no_model(name, f"a {type(made).__name__}", "name a model, or a function that returns one")
-    return made
-
-
-def _no_model(name: str, seen: str, advice: str, cause: BaseException | None = None) -> NoReturn:
-    raise RecipeError(
-        f"{name!r} gives no model",
-        seen=seen,
-        expected="package.module:factory, where factory() returns a torch.nn.Module, or package.module:model",
-        advice=advice,
-    ) from cause
-
-
-def _text(error: BaseException) -> str:
-    return shorten(f"{type(error).__name__}: {error}", 300, placeholder=" ...")
-
-
-def _signature(function: Any) -> Signature:
-    try:
-        return signature(function)
-    except ValueError:  # built in: nothing is known
-        return Signature([Parameter("args", Parameter.VAR_POSITIONAL), Parameter("kwargs", Parameter.VAR_KEYWORD)])
 
 
 # ---------------------------------------------------------------- the inputs
@@ -247,7 +181,7 @@ def _input(text: str, shape: str, model: nn.Module) -> Tensor:
         entries = torch.randint(int(bound), shaped, generator=dice)
         return entries.to(numbers.device, torch.bool if kind == "bool" else torch.int64)
     except (RuntimeError, OverflowError, TypeError, ValueError) as error:
-        _no_input(f"--input {text!r} cannot be made", _text(error), "give smaller sizes: a batch of two is enough")
+        _no_input(f"--input {text!r} cannot be made", line_of(error), "give smaller sizes: a batch of two is enough")
 
 
 def _no_input(what: str, seen: str, advice: str) -> NoReturn:
@@ -256,7 +190,7 @@ def _no_input(what: str, seen: str, advice: str) -> NoReturn:
 
 def _bound(model: nn.Module, positional: list[Tensor], named: dict[str, Tensor]) -> Example:
     """Match the inputs with the arguments of forward; those of a mixture are all given by name."""
-    known = _signature(model.forward)
+    known = signature_of(model.forward)
     kinds = {name: argument.kind for name, argument in known.parameters.items()}
     places = [name for name, kind in kinds.items() if kind is Parameter.POSITIONAL_OR_KEYWORD]
     words = [*places, *(name for name, kind in kinds.items() if kind is Parameter.KEYWORD_ONLY)]
@@ -268,7 +202,7 @@ def _bound(model: nn.Module, positional: list[Tensor], named: dict[str, Tensor])
         unknown = next((name for name in named if name not in words), "")
         raise RecipeError(
             f"the inputs do not fit {type(model).__name__}.forward",
-            seen=_text(error),
+            seen=line_of(error),
             expected=f"--input for its arguments: {', '.join(words[:_LISTED])}{', ...' * (len(words) > _LISTED)}",
             advice=suggestion(unknown, words, otherwise="--input NAME=SIZES gives an input by its name"),
         ) from error
@@ -276,7 +210,7 @@ def _bound(model: nn.Module, positional: list[Tensor], named: dict[str, Tensor])
 
 
 def _traced(model: nn.Module, example: Example) -> Structure:
-    for inputs in (*_doubled(example), example):
+    for inputs in (*doubled(example), example):
         try:
             return trace_example(model, inputs)
         except StructureError as error:
@@ -287,12 +221,3 @@ def _traced(model: nn.Module, example: Example) -> Structure:
         expected=f"inputs that the forward pass takes: {_SHAPE}",
         advice="compare the inputs with those the model is trained on; GROWKIT_TRACEBACK=1 shows where it failed",
     ) from failure
-
-
-def _doubled(example: Example) -> list[Example]:
-    """Return a batch of one twice over: one sample cannot be told from an axis that is broadcast."""
-    values = list(example.values() if isinstance(example, Mapping) else example)
-    if not all(isinstance(value, Tensor) and value.shape[:1] == (1,) for value in values):
-        return []
-    pairs = [torch.cat([value, value]) for value in values]
-    return [dict(zip(example, pairs, strict=True)) if isinstance(example, Mapping) else tuple(pairs)]

@@ -17,6 +17,8 @@ _EXAMPLES = """examples:
   growkit run first-growth                     watch a small network grow
   growkit run first-growth --trainer.max_epochs 20 --growth.plugins.init_args.fraction 0.2
   growkit cp first-growth mine.yaml            start a recipe of your own
+  growkit export runs/mine/checkpoint.ckpt model.pt2
+                                               a plain model that loads without growkit
   growkit inspect torch.nn:Identity --input 2,3
 """
 
@@ -30,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0, or 1 after an error that was explained on standard error (2 for wrong usage, from argparse).
     """
-    from growkit.cli import cat, cp, inspect, ls, plugins, run, validate
+    from growkit.cli import cat, cp, export, inspect, ls, plugins, run, validate
 
     parser = argparse.ArgumentParser(
         prog="growkit",
@@ -40,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         allow_abbrev=False,
     )
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    for verb in (ls, cat, cp, validate, run, inspect, plugins):
+    for verb in (ls, cat, cp, validate, run, export, inspect, plugins):
         name = verb.__name__.rpartition(".")[2]
         description = (verb.__doc__ or "").partition("\n")[0]
         added = verbs.add_parser(name, help=description, description=verb.__doc__, allow_abbrev=False)

@@ -2,23 +2,37 @@
 
 from __future__ import annotations
 
+import copy
 import logging
-import warnings
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from inspect import signature
-from typing import Any
+from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
 from growkit import randomness
-from growkit.errors import CheckpointError, GrowkitError, RecipeError, SurgeryError
-from growkit.growth import Budget, Context, Event, Moment, Schedule, every, grow
+from growkit.errors import CheckpointError, GrowkitError, RankError, RecipeError
+from growkit.growth import (
+    Budget,
+    Context,
+    Event,
+    Moment,
+    Ramp,
+    Ranks,
+    Rewarm,
+    Schedule,
+    every,
+    grow,
+    rewarm_after,
+    within_memory,
+)
+from growkit.lightning.averages import copies_of, follow_change, following_structure, go_on_averaging
 from growkit.lightning.batches import example_of, statistics_batches, to_device
 from growkit.lightning.checkpoint import (
     STATE_KEY,
+    check_plain,
     follow_checkpoints,
     journal_of,
     layout_of,
@@ -27,12 +41,18 @@ from growkit.lightning.checkpoint import (
     restore_layout,
     unpack,
 )
+from growkit.lightning.files import save_whole_files
 from growkit.lightning.loaders import follow_loaders
+from growkit.lightning.loss import training_loss
+from growkit.lightning.override import override
+from growkit.lightning.parallel import keep_weights, ranks_of, refuse_sharding, refuse_strategy, rewrap
 from growkit.lightning.resume import Phase, catch_up, rewind, under_way
+from growkit.lightning.state import short
+from growkit.lightning.surroundings import drop_compiled, restoring, stepped_out
 from growkit.plugins import Plugin, Plugins
 from growkit.structure import trace_example
 from growkit.structure.forward import Example
-from growkit.surgery import Journal
+from growkit.surgery import Change, Journal
 
 __all__ = ["Growth"]
 
@@ -53,15 +73,20 @@ class Growth(pl.Callback):
             inputs. Default: `example_input_array`, else the first two entries of the first tensor of the batch.
         loss: maps a copy of the module and a batch to the scalar training loss. Default: `training_step`.
         seed: of all random draws of growth.
+        rewarm: warm learning rates up again after each event; a plugin that answers `growkit_rewarm` has precedence.
+        on_error: what becomes of an event that fails, with model, optimizers and random state as they were before it:
+            "raise" ends the run, "skip" logs the error and goes on. Processes that disagree end the run in any case.
 
     Attributes:
         journal: every edit so far.
         events: the growth events of this process, oldest first.
+        failures: the errors of the events that were skipped.
+        recompilations: how often compiled code was dropped after an event.
 
     Cost: nothing measurable while no growth is due; see `benchmarks/` for the cost of an event.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 (what, when, how much, and what to do when it fails)
         self,
         plugins: Sequence[Plugin] = (),
         when: Schedule | None = None,
@@ -69,18 +94,28 @@ class Growth(pl.Callback):
         example: Callable[[Any], Example] | None = None,
         loss: Callable[[nn.Module, Any], Tensor] | None = None,
         seed: int = 0,
+        rewarm: Rewarm | None = None,
+        on_error: Literal["raise", "skip"] = "raise",
     ) -> None:
+        if on_error not in ("raise", "skip"):
+            raise ValueError(f'Growth takes on_error "raise" or "skip", not {on_error!r}')
         self.when = when or every(epochs=1)
         self.budget = budget or Budget()
         self.journal = Journal()
         self.events: list[Event] = []
+        self.failures: list[GrowkitError] = []
+        self.recompilations = 0
         self.plugins = Plugins(plugins)
+        self.rewarm, self.on_error = rewarm, on_error
         self._make_example, self._loss, self._seed = example, loss, seed
         self._example: Example | None = None
         self._grown_at = -1
         self._phase: Phase = ""
+        self._ramp: Ramp | None = None
+        self._ranks = Ranks()
         self._loaded: dict[str, Any] | None = None
         self._loader_states: list[dict[str, Any]] = []
+        self._restored_loaders = False
         self._trainer: pl.Trainer | None = None
         self._undo = ExitStack()  # of what is changed in the module and the trainer for the time of a run
 
@@ -97,20 +132,32 @@ class Growth(pl.Callback):
     # ------------------------------------------------------------- when Lightning calls
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Refuse what growth cannot follow yet, and have the structure ready before weights load."""
-        if trainer.world_size > 1:
-            raise _unsupported(f"{trainer.world_size} processes", "one process", "train on one device")
-        if getattr(pl_module, "_compiler_ctx", None) is not None:
-            raise _unsupported("a compiled module", "an eager module", "compile after growth")
+        """Refuse what growth cannot follow, and have the structure ready before weights load."""
         self._forget()
         self._trainer = trainer
         self.journal = journal_of(pl_module)
         self._undo.callback(follow_checkpoints(pl_module, self.state_dict))
-        if stage == "fit":
-            self._undo.callback(follow_loaders(trainer, self._loader_states))
+        load_hook = pl_module.on_load_checkpoint
+
+        def on_load_checkpoint(checkpoint: dict[str, Any]) -> None:
+            if stage == "fit" and STATE_KEY in checkpoint.get("callbacks", {}):
+                # Tried before anything is loaded: Lightning hands it over when the weights are there.
+                _take_up(copy.deepcopy(self.when), unpack(checkpoint["callbacks"][STATE_KEY])["schedule"])
+            with following_structure(trainer, pl_module), restoring(trainer, pl_module):
+                load_hook(checkpoint)
+
+        self._undo.callback(override(pl_module, on_load_checkpoint=on_load_checkpoint))
+        if stage != "fit":
+            return
+        refuse_strategy(trainer)
+        self._ranks = ranks_of(trainer)
+        self._undo.callback(follow_loaders(trainer, self._loader_states))
+        self._undo.callback(save_whole_files(trainer))
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Leave the module as it was found."""
+        if stage == "fit" and len(self.journal):
+            keep_weights(trainer, pl_module)
         self._forget()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
@@ -122,11 +169,14 @@ class Growth(pl.Callback):
         """Go on with the random state and the optimizer layout of the interrupted run."""
         # Any later is too late: the training loader's iterator draws its seed before on_train_start, and the state of
         # the optimizers is loaded right after this hook.
-        if self._loaded is not None:
-            randomness.restore(self._loaded["random_state"])
-            restore_layout(self._loaded["layout"], pl_module, trainer.optimizers)
-        else:
+        refuse_sharding(trainer)
+        if self._loaded is None:
             self._grown_at = -1
+            return
+        self._restore_randomness(self._loaded)
+        restore_layout(self._loaded["layout"], pl_module, trainer.optimizers)
+        if self._loaded["rewarm"] is not None:
+            self._ramp = Ramp.from_state(self._loaded["rewarm"], trainer.optimizers)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Refuse a schedule that waits for validations that never come; catch up with the interrupted run."""
@@ -138,8 +188,10 @@ class Growth(pl.Callback):
                 advice="add one, or use growkit.every",
             )
         if self._loaded is not None:
-            randomness.restore(self._loaded["random_state"])
+            if self._restored_loaders:  # which draw nothing before their first batch
+                self._restore_randomness(self._loaded)
             catch_up(trainer, self._loaded)
+            go_on_averaging(trainer, pl_module)
             self._loaded = None
 
     def on_train_batch_start(
@@ -149,11 +201,16 @@ class Growth(pl.Callback):
         self._phase = "batch"
         if self._example is None:
             make = self._make_example or (lambda batch: example_of(pl_module, batch))
-            self._example = to_device(make(batch), torch.device("cpu"))
+            example = to_device(make(batch), torch.device("cpu"))
+            check_plain(example)
+            self._example = self._ranks.first("the example", example)
         if batch_idx % trainer.accumulate_grad_batches or trainer.global_step == self._grown_at:
             return  # gradients of an unfinished step are under way, or a run resumed right after it grew
-        if self.when.due(Moment(trainer.global_step, trainer.current_epoch, batch_idx)):
-            self._grow(trainer, pl_module, batch)
+        if trainer.fit_loop._skip_backward:
+            return  # an epoch for the statistics of norms, after training
+        if self._due(Moment(trainer.global_step, trainer.current_epoch, batch_idx)):
+            with trainer.profiler.profile("[growkit]growth_event"), stepped_out(trainer):
+                self._grow(trainer, pl_module, batch)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Note where the loop is."""
@@ -174,7 +231,10 @@ class Growth(pl.Callback):
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Show the metrics to the schedule."""
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
-            self.when.observe({name: float(value) for name, value in trainer.callback_metrics.items()})
+            metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+            if self.when.needs_validation:
+                metrics = self._ranks.first("the metrics of a validation", metrics)
+            self.when.observe(metrics)
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that a resumed run needs to grow like an uninterrupted one."""
@@ -182,11 +242,12 @@ class Growth(pl.Callback):
         return pack(
             journal=self.journal,
             example=self._example,
-            random_state=randomness.capture(),
+            random_states=self._ranks.gather("random states", randomness.capture()),
             schedule=self.when.state_dict(),
             plugins={name: plugin.state_dict() for name, plugin in self.plugins.stateful.items()},
             layout=layout_of(trainer.lightning_module, trainer.optimizers) if trainer is not None else [],
             grown_at=self._grown_at,
+            rewarm=None if self._ramp is None else self._ramp.state_dict(),
             **under_way(trainer, self._phase),
         )
 
@@ -197,55 +258,103 @@ class Growth(pl.Callback):
         if trainer.state.fn == "fit" and STATE_KEY in checkpoint["callbacks"]:
             rewind(checkpoint, unpack(checkpoint["callbacks"][STATE_KEY])["pending"])
             self._loader_states[:] = checkpoint["loops"]["fit_loop"]["state_dict"].get("combined_loader", [])
+            self._restored_loaders = bool(self._loader_states)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up what `state_dict` returned; the journal was replayed before the weights were loaded."""
         state = unpack(state_dict)
         self.journal, self._example, self._grown_at = state["journal"], state["example"], state["grown_at"]
         self._loaded = state
-        try:
-            self.when.load_state_dict(state["schedule"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise CheckpointError(
-                "the checkpoint was saved with another schedule of growth",
-                seen=f"{state['schedule']}",
-                expected=f"the state of a {type(self.when).__name__}",
-                advice="resume with the schedule of the interrupted run",
-            ) from error
+        _take_up(self.when, state["schedule"])
         for name, plugin in self.plugins.stateful.items():
             if name in state["plugins"]:
                 plugin.load_state_dict(state["plugins"][name])
 
     # ------------------------------------------------------------- growth
 
+    def _due(self, moment: Moment) -> bool:
+        due = self.when.due(moment)
+        return due if self.when.shared else self._ranks.first("whether to grow", due)
+
     def _grow(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any) -> None:
-        assert self._example is not None
-        example = to_device(self._example, pl_module.device)
+        """Run an event; whatever goes wrong, everything is as it was before."""
+        taken_back = ExitStack()
+
+        def follow(change: Change) -> None:
+            taken_back.callback(follow_change(trainer, pl_module, change))
+
+        try:
+            with within_memory():
+                context = self._context(trainer, pl_module, batch)
+                example = to_device(self._example or (), pl_module.device)
+                event = grow(
+                    context, self.plugins, self.budget, example=example, optimizers=trainer.optimizers, follow=follow
+                )
+        except BaseException as error:
+            taken_back.close()
+            if self.on_error == "raise" or not isinstance(error, GrowkitError) or isinstance(error, RankError):
+                raise
+            self.failures.append(error.with_traceback(None))  # whose frames hold tensors
+            error.__cause__ = error.__context__ = None
+            _log.warning("a growth event was skipped: %s", error)
+            return
+        if event is not None:
+            self._grown(trainer, pl_module, event)
+
+    def _context(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any) -> Context:
         seed = self._seed * 1_000_003 + trainer.global_step
-        context = Context(
-            trace_example(pl_module, example, self.plugins),
+        return Context(
+            trace_example(pl_module, to_device(self._example or (), pl_module.device), self.plugins),
             self.journal,
             step=trainer.global_step,
             epoch=trainer.current_epoch,
             seed=seed,
-            loss=self._loss or _training_loss,
+            loss=self._loss or training_loss,
             batches=lambda count: statistics_batches(trainer, batch, seed, count),
+            ranks=self._ranks,
         )
-        event = grow(context, self.plugins, self.budget, example=example, optimizers=trainer.optimizers)
-        if event is not None:
-            self.events.append(event)
-            self._grown_at = trainer.global_step
-            note_journal(pl_module, self.journal)
-            _log.info(summary(event))
+
+    def _grown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, event: Event) -> None:
+        """Let the rest of training follow an event."""
+        self.events.append(event)
+        self._grown_at = trainer.global_step
+        for each in (pl_module, *copies_of(trainer, pl_module)):
+            note_journal(each, self.journal)
+        rewrap(trainer)
+        self.recompilations += drop_compiled()
+        rewarm = rewarm_after(event, self.plugins, self.rewarm)
+        if rewarm is not None:
+            if self._ramp is not None:
+                self._ramp.end()
+            self._ramp = Ramp(rewarm, trainer.optimizers)
+        _log.info(summary(event))
+
+    def _restore_randomness(self, state: dict[str, Any]) -> None:
+        states = state["random_states"]
+        randomness.restore(states[min(self._ranks.rank, len(states) - 1)])
 
     def _forget(self) -> None:
         """Let go of what belongs to one run."""
         self._unhook()
-        self._loaded = self._trainer = None
+        self._loaded = self._trainer = self._ramp = None
 
     def _unhook(self) -> None:
-        """Leave module and trainer as they were found."""
+        """Leave module, trainer and optimizers as they were found."""
         self._undo.close()
+        if self._ramp is not None:
+            self._ramp.end()
+
+
+def _take_up(schedule: Schedule, state: dict[str, Any]) -> None:
+    try:
+        schedule.load_state_dict(state)
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            "the checkpoint was saved with another schedule of growth",
+            seen=short(str(state)),
+            expected=f"the state of a {type(schedule).__name__}",
+            advice="resume with the schedule of the interrupted run",
+        ) from error
 
 
 def summary(event: Event) -> str:
@@ -260,25 +369,3 @@ def summary(event: Event) -> str:
         f"step {event.note['step']}: {', '.join(event.note['plugins'])} grew {', '.join(widths) or 'the model'}; "
         f"{before['parameters']:,} -> {after['parameters']:,} parameters"
     )
-
-
-def _training_loss(model: nn.Module, batch: Any) -> Tensor:
-    assert isinstance(model, pl.LightningModule)
-    arguments = (batch, 0, 0)[: len(signature(model.training_step).parameters)]
-    with warnings.catch_warnings():
-        # A copy without a trainer cannot log, and need not.
-        warnings.filterwarnings("ignore", ".*self.trainer.*reference is not registered")
-        output = model.training_step(*arguments)
-    loss = output["loss"] if isinstance(output, dict) else output
-    if not isinstance(loss, Tensor):
-        raise SurgeryError(
-            f"{type(model).__name__}.training_step gave growth no loss",
-            seen=f"a {type(output).__name__}",
-            expected='a scalar tensor, or a dict with one under "loss"',
-            advice="pass Growth(loss=function of a module and a batch)",
-        )
-    return loss
-
-
-def _unsupported(seen: str, expected: str, advice: str) -> GrowkitError:
-    return GrowkitError("growth cannot follow this kind of training yet", seen=seen, expected=expected, advice=advice)

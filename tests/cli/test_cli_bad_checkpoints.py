@@ -110,7 +110,7 @@ CHANGES: dict[str, Callable[[dict[str, Any]], Any]] = {
     "no optimizer": without("optimizer_states"),
     "no version": without("pytorch-lightning_version"),
     "no growth": without("callbacks", "growkit.Growth"),
-    "half a growth": without("callbacks", "growkit.Growth", "random_state"),
+    "half a growth": without("callbacks", "growkit.Growth", "random_states"),
     "a later growkit": of_a_later_growkit,
     "a broken journal": with_a_broken_journal,
 }

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from commands import RECIPE, edited, invoke, refused, snapshot, works
 
-VERBS = ("ls", "cat", "cp", "validate", "run", "inspect", "plugins")
+VERBS = ("ls", "cat", "cp", "validate", "run", "export", "inspect", "plugins")
 
 MODELS = """
 from torch import nn

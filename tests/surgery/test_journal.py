@@ -198,12 +198,42 @@ def test_replay_leaves_generators_and_modes_alone():
     assert not any(module.training for module in model.modules())
 
 
-def test_replay_of_an_edit_that_does_not_fit_says_which():
-    journal = Journal([Entry((Widen("0", (0,)),)), Entry((Widen("0", (7,)),)), Entry((Widen("0", (0,)),))])
+def test_replay_of_an_edit_that_does_not_fit_says_which_and_takes_back_those_before_it(unchanged):
+    grow, block = Entry((Widen("0", (0,)),)), Entry((Deepen("0", "linear", 4), Widen("2", (1,), output=True)))
+    journal = Journal([grow, grow, Entry((Narrow("0", (1, 2)),)), block, Entry((Widen("0", (7,)),)), grow])
     model = network()
-    with pytest.raises(SurgeryError, match=r"Widen\(width='0', copies=\(7,\)"):
+    with unchanged(model), pytest.raises(SurgeryError, match=r"Widen\(width='0', copies=\(7,\)"):
         journal.replay(model, example=PROBE)
-    assert model[0].out_features == 5
+    assert list(model._modules) == ["0", "1", "2"]
+
+
+def test_replay_asks_in_the_end_and_takes_everything_back_if_the_answer_is_no(unchanged):
+    journal, sizes = Journal([Entry((Widen("0", (0,)),)), Entry((Widen("0", (0,)),))]), []
+    model = network()
+
+    def refuse():
+        sizes.append(model[0].out_features)
+        raise InterruptedError
+
+    with unchanged(model), pytest.raises(InterruptedError):
+        journal.replay(model, example=PROBE, then=refuse)
+    assert sizes == [6]
+
+
+@pytest.mark.parametrize(
+    "edit", [Widen("0", new=10**12), Widen("0", new=10**30), Deepen("0", "linear", 4, hidden=10**12)], ids=str
+)
+def test_replay_refuses_a_model_that_is_too_large_before_it_is_made(edit, unchanged):
+    model = network()
+    with unchanged(model), pytest.raises(SurgeryError, match="larger than it may be"):
+        Journal([Entry((Widen("0", (0,)),)), Entry((edit,))]).replay(model, example=PROBE, most=1000)
+
+
+def test_replay_up_to_the_size_that_is_allowed():
+    model = network()
+    Journal([Entry((Widen("0", (0,)),))]).replay(model, example=PROBE, most=5 * 3 + 5 + 2 * 5 + 2)
+    with pytest.raises(SurgeryError, match="at most 40"):
+        Journal([Entry((Widen("0", (0, 0)),))]).replay(model, example=PROBE, most=40)
 
 
 def test_replay_through_a_width_that_shrinks_to_one_unit():
