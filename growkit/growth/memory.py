@@ -28,7 +28,7 @@ def within_memory() -> Iterator[None]:
     else:
         return
     # The failed attempt is let go of by now, with what its frames held.
-    if torch.cuda.is_initialized():
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.empty_cache()
     raise SurgeryError(
         "a growth event was called off: out of memory",

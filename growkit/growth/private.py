@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+from types import FunctionType, MethodType
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
+from torch._dynamo.eval_frame import innermost_fn
 from torch.utils._pytree import tree_leaves
 
 __all__ = ["private_copy"]
@@ -16,6 +18,7 @@ Module = TypeVar("Module", bound=nn.Module)
 def private_copy(model: Module) -> Module:
     """Return a deep copy of a model in evaluation mode, without gradients.
 
+    Compiled methods among the attributes would run on the model itself; the copy gets its own, which are not compiled.
     Attributes that cannot be copied (open files, configuration objects that hold code) are shared with the model.
 
     Cost: one copy of parameters and buffers.
@@ -32,10 +35,20 @@ def private_copy(model: Module) -> Module:
     try:
         for parameter, _ in gradients:
             parameter.grad = None
-        return copy.deepcopy(model, memo).eval()
+        private = copy.deepcopy(model, memo)
     finally:
         for parameter, gradient in gradients:
             parameter.grad = gradient
+    _give_methods(model, memo)
+    return private.eval()
+
+
+def _give_methods(model: nn.Module, memo: dict[int, Any]) -> None:
+    """Give the copies of modules methods of their own where the modules have compiled ones among their attributes."""
+    for module in model.modules():
+        for name, value in vars(module).items():
+            if isinstance(value, FunctionType) and isinstance(method := innermost_fn(value), MethodType):
+                vars(memo[id(module)])[name] = copy.deepcopy(method, memo)
 
 
 def _share_if_uncopyable(value: Any, memo: dict[int, Any]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -67,7 +67,7 @@ class Watch:
             )
 
     def _misdeed(
-        self, held: dict[str, Any], gradients: dict[Tensor, Any], memories: list[_Memory], written: set[int]
+        self, held: dict[str, Any], gradients: Mapping[nn.Parameter, Any], memories: list[_Memory], written: set[int]
     ) -> str:
         now = self._held()
         for name in [*held, *now]:

@@ -26,7 +26,7 @@ def refuse_strategy(trainer: pl.Trainer) -> None:
     if _returns_weights(trainer) and trainer.checkpoint_callback is None:
         raise GrowkitError(
             "growth in spawned processes needs checkpoints",
-            seen=f"the start method {trainer.strategy._start_method!r}, with which Lightning hands weights back to the "
+            seen="a start method with which Lightning hands weights back to the "
             "first process at the end, into a module that has not grown; and no ModelCheckpoint",
             expected="a ModelCheckpoint among the callbacks, or strategy='ddp'",
             advice="growkit.load(path, module) gives the grown module after the fit",

@@ -13,7 +13,10 @@ from torch import Tensor, nn, optim
 from growkit.surgery import Narrow, Widen, apply
 
 ALL = OPTIMIZERS | variants("foreach", "fused", "maximize")
-ON_GPU = variants("foreach", "fused", "capturable")
+# torch has no fused Adagrad for CUDA.
+ON_GPU = {
+    n: make for n, make in variants("foreach", "fused", "capturable").items() if "Adagrad" not in n or "foreach" in n
+}
 
 # ------------------------------------------------------------------ the moments, written out by hand
 
