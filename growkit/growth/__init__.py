@@ -7,7 +7,7 @@ from growkit.growth.event import Event, grow
 from growkit.growth.memory import within_memory
 from growkit.growth.ranks import Ranks
 from growkit.growth.rewarm import Ramp, Rewarm, rewarm_after
-from growkit.growth.schedule import Every, Moment, OnPlateau, Schedule, every, on_plateau
+from growkit.growth.schedule import Every, Moment, OnPlateau, Schedule, every, on_plateau, restore_schedule
 from growkit.growth.select import select
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "every",
     "grow",
     "on_plateau",
+    "restore_schedule",
     "within_memory",
     "rewarm_after",
     "select",

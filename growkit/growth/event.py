@@ -57,7 +57,7 @@ def grow(
     *,
     example: Example,
     optimizers: Sequence[Optimizer] = (),
-    follow: Callable[[Change], None] | None = None,
+    follow: Callable[[Event], None] | None = None,
 ) -> Event | None:
     """Run one growth event on the live model. In a data-parallel run, all processes do so together.
 
@@ -67,7 +67,7 @@ def grow(
         budget: limits on the size of the model.
         example: inputs of the probe.
         optimizers: that hold parameters of the model.
-        follow: lets something else follow the change, as its last part; if it raises, the event is undone.
+        follow: lets something else follow the event, as its last part; if it raises, the event is undone.
 
     Returns:
         The event, or None if nothing was proposed or chosen.
@@ -94,7 +94,7 @@ def grow(
             plugins.call("growkit_grown", watch=watch, event=happened[0], model=context.structure.model)
         refuse_stale(plugins, change)
         if follow is not None:
-            follow(change)
+            follow(happened[0])
         if ranks.size > 1:
             ranks.agree("the weights after growth", checksum(dict(context.structure.model.named_parameters())))
 

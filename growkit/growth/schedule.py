@@ -6,11 +6,12 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from textwrap import shorten
 from typing import Any, Literal
 
-from growkit.errors import RecipeError, suggestion
+from growkit.errors import CheckpointError, RecipeError, suggestion
 
-__all__ = ["Every", "Moment", "OnPlateau", "Schedule", "every", "on_plateau"]
+__all__ = ["Every", "Moment", "OnPlateau", "Schedule", "every", "on_plateau", "restore_schedule"]
 
 
 @dataclass(frozen=True)
@@ -151,3 +152,20 @@ def every(epochs: int | None = None, steps: int | None = None) -> Schedule:
 def on_plateau(metric: str, patience: int = 3, mode: Literal["min", "max"] = "min") -> Schedule:
     """Grow when a metric has stopped improving: `on_plateau("val_loss", patience=3)`. See `OnPlateau`."""
     return OnPlateau(metric, patience, mode)
+
+
+def restore_schedule(schedule: Schedule, state: dict[str, Any]) -> None:
+    """Let a schedule take up what one of its kind returned from `state_dict`.
+
+    Raises:
+        CheckpointError: the state is of another kind.
+    """
+    try:
+        schedule.load_state_dict(state)
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            "the checkpoint was saved with another schedule of growth",
+            seen=shorten(str(state), 400),
+            expected=f"the state of a {type(schedule).__name__}",
+            advice="resume with the schedule of the interrupted run",
+        ) from error

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 from torch.utils.data import DataLoader, IterableDataset, Sampler
 
@@ -17,7 +17,7 @@ from growkit import randomness
 from growkit.errors import StructureError
 from growkit.structure.forward import Example
 
-__all__ = ["example_of", "statistics_batches", "to_device"]
+__all__ = ["example_of", "fitted", "statistics_batches", "to_device"]
 
 _SAMPLES = 2  # a batch of one cannot be told from an axis that is broadcast
 
@@ -86,3 +86,15 @@ def to_device(example: Example, device: torch.device) -> Example:
     """Return a copy of the example with every tensor on a device."""
     moved: Example = tree_map(lambda x: x.detach().to(device, copy=True) if isinstance(x, Tensor) else x, example)
     return moved
+
+
+def fitted(example: Example, module: nn.Module) -> Example:
+    """Return a copy of the example on the device of a module, and in its number format if it has one only."""
+    parameters = list(module.parameters())
+    moved = to_device(example, parameters[0].device if parameters else torch.device("cpu"))
+    formats = {parameter.dtype for parameter in parameters if parameter.is_floating_point()}
+    if len(formats) != 1:
+        return moved
+    (kind,) = formats
+    converted: Example = tree_map(lambda x: x.to(kind) if isinstance(x, Tensor) and x.is_floating_point() else x, moved)
+    return converted

@@ -13,53 +13,38 @@ import torch
 from torch import Tensor, nn
 
 from growkit import randomness
-from growkit.errors import CheckpointError, GrowkitError, RankError, RecipeError
-from growkit.growth import (
-    Budget,
-    Context,
-    Event,
-    Moment,
-    Ramp,
-    Ranks,
-    Rewarm,
-    Schedule,
-    every,
-    grow,
-    rewarm_after,
-    within_memory,
-)
-from growkit.lightning.averages import copies_of, follow_change, following_structure, go_on_averaging
-from growkit.lightning.batches import example_of, statistics_batches, to_device
+from growkit.errors import GrowkitError, RankError, RecipeError
+from growkit.growth import Budget, Event, Moment, Ramp, Ranks, Rewarm, Schedule, every, restore_schedule, within_memory
+from growkit.lightning.averages import following_structure, go_on_averaging
+from growkit.lightning.batches import example_of, to_device
 from growkit.lightning.checkpoint import (
     STATE_KEY,
     check_plain,
     follow_checkpoints,
     journal_of,
     layout_of,
-    note_journal,
     pack,
     restore_layout,
     unpack,
 )
+from growkit.lightning.event import context_of, grow_in_training, summary
 from growkit.lightning.files import save_whole_files
 from growkit.lightning.loaders import follow_loaders
-from growkit.lightning.loss import training_loss
 from growkit.lightning.override import override
-from growkit.lightning.parallel import keep_weights, ranks_of, refuse_sharding, refuse_strategy, rewrap
-from growkit.lightning.resume import Phase, catch_up, rewind, under_way
-from growkit.lightning.state import short
+from growkit.lightning.parallel import keep_weights, ranks_of, refuse_sharding, refuse_strategy
+from growkit.lightning.resume import Phases, catch_up, rewind, under_way
 from growkit.lightning.surroundings import drop_compiled, restoring, stepped_out
 from growkit.plugins import Plugin, Plugins
 from growkit.structure import trace_example
 from growkit.structure.forward import Example
-from growkit.surgery import Change, Journal
+from growkit.surgery import Journal
 
 __all__ = ["Growth"]
 
 _log = logging.getLogger(__name__)
 
 
-class Growth(pl.Callback):
+class Growth(Phases):
     """Grows the model while it trains; optimizer, schedules and checkpoints follow.
 
     Growth events happen just before a training batch with which an optimizer step begins. The user's module needs no
@@ -97,6 +82,7 @@ class Growth(pl.Callback):
         rewarm: Rewarm | None = None,
         on_error: Literal["raise", "skip"] = "raise",
     ) -> None:
+        super().__init__()
         if on_error not in ("raise", "skip"):
             raise ValueError(f'Growth takes on_error "raise" or "skip", not {on_error!r}')
         self.when = when or every(epochs=1)
@@ -110,7 +96,6 @@ class Growth(pl.Callback):
         self._make_example, self._loss, self._seed = example, loss, seed
         self._example: Example | None = None
         self._grown_at = -1
-        self._phase: Phase = ""
         self._ramp: Ramp | None = None
         self._ranks = Ranks()
         self._loaded: dict[str, Any] | None = None
@@ -142,7 +127,7 @@ class Growth(pl.Callback):
         def on_load_checkpoint(checkpoint: dict[str, Any]) -> None:
             if stage == "fit" and STATE_KEY in checkpoint.get("callbacks", {}):
                 # Tried before anything is loaded: Lightning hands it over when the weights are there.
-                _take_up(copy.deepcopy(self.when), unpack(checkpoint["callbacks"][STATE_KEY])["schedule"])
+                restore_schedule(copy.deepcopy(self.when), unpack(checkpoint["callbacks"][STATE_KEY])["schedule"])
             with following_structure(trainer, pl_module), restoring(trainer, pl_module):
                 load_hook(checkpoint)
 
@@ -198,7 +183,7 @@ class Growth(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Grow if it is due."""
-        self._phase = "batch"
+        super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
         if self._example is None:
             make = self._make_example or (lambda batch: example_of(pl_module, batch))
             example = to_device(make(batch), torch.device("cpu"))
@@ -209,24 +194,9 @@ class Growth(pl.Callback):
         if trainer.fit_loop._skip_backward:
             return  # an epoch for the statistics of norms, after training
         if self._due(Moment(trainer.global_step, trainer.current_epoch, batch_idx)):
-            with trainer.profiler.profile("[growkit]growth_event"), stepped_out(trainer):
-                self._grow(trainer, pl_module, batch)
-
-    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Note where the loop is."""
-        self._phase = "validation" if self._phase else ""
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Note where the loop is."""
-        self._phase = "epoch end"
-
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Note where the loop is."""
-        self._phase = ""
-
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Note where the loop is."""
-        self._phase = ""
+            profiler = trainer.profiler  # type: ignore[attr-defined]
+            with profiler.profile("[growkit]growth_event"), stepped_out(trainer):
+                self._grow(trainer, batch)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Show the metrics to the schedule."""
@@ -248,7 +218,7 @@ class Growth(pl.Callback):
             layout=layout_of(trainer.lightning_module, trainer.optimizers) if trainer is not None else [],
             grown_at=self._grown_at,
             rewarm=None if self._ramp is None else self._ramp.state_dict(),
-            **under_way(trainer, self._phase),
+            **under_way(trainer, self.phase),
         )
 
     def on_load_checkpoint(
@@ -265,7 +235,7 @@ class Growth(pl.Callback):
         state = unpack(state_dict)
         self.journal, self._example, self._grown_at = state["journal"], state["example"], state["grown_at"]
         self._loaded = state
-        _take_up(self.when, state["schedule"])
+        restore_schedule(self.when, state["schedule"])
         for name, plugin in self.plugins.stateful.items():
             if name in state["plugins"]:
                 plugin.load_state_dict(state["plugins"][name])
@@ -276,57 +246,32 @@ class Growth(pl.Callback):
         due = self.when.due(moment)
         return due if self.when.shared else self._ranks.first("whether to grow", due)
 
-    def _grow(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any) -> None:
-        """Run an event; whatever goes wrong, everything is as it was before."""
-        taken_back = ExitStack()
-
-        def follow(change: Change) -> None:
-            taken_back.callback(follow_change(trainer, pl_module, change))
-
+    def _grow(self, trainer: pl.Trainer, batch: Any) -> None:
+        example = to_device(self._example or (), trainer.lightning_module.device)
         try:
             with within_memory():
-                context = self._context(trainer, pl_module, batch)
-                example = to_device(self._example or (), pl_module.device)
-                event = grow(
-                    context, self.plugins, self.budget, example=example, optimizers=trainer.optimizers, follow=follow
+                structure = trace_example(trainer.lightning_module, example, self.plugins)
+                context = context_of(
+                    trainer, batch, structure, self.journal, ranks=self._ranks, loss=self._loss, seed=self._seed
                 )
-        except BaseException as error:
-            taken_back.close()
-            if self.on_error == "raise" or not isinstance(error, GrowkitError) or isinstance(error, RankError):
+                grown = grow_in_training(trainer, context, self.plugins, self.budget, example, self.rewarm)
+        except GrowkitError as error:
+            if self.on_error == "raise" or isinstance(error, RankError):
                 raise
             self.failures.append(error.with_traceback(None))  # whose frames hold tensors
             error.__cause__ = error.__context__ = None
             _log.warning("a growth event was skipped: %s", error)
             return
-        if event is not None:
-            self._grown(trainer, pl_module, event)
-
-    def _context(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any) -> Context:
-        seed = self._seed * 1_000_003 + trainer.global_step
-        return Context(
-            trace_example(pl_module, to_device(self._example or (), pl_module.device), self.plugins),
-            self.journal,
-            step=trainer.global_step,
-            epoch=trainer.current_epoch,
-            seed=seed,
-            loss=self._loss or training_loss,
-            batches=lambda count: statistics_batches(trainer, batch, seed, count),
-            ranks=self._ranks,
-        )
-
-    def _grown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, event: Event) -> None:
-        """Let the rest of training follow an event."""
+        if grown is None:
+            return
+        event, ramp = grown
         self.events.append(event)
         self._grown_at = trainer.global_step
-        for each in (pl_module, *copies_of(trainer, pl_module)):
-            note_journal(each, self.journal)
-        rewrap(trainer)
         self.recompilations += drop_compiled()
-        rewarm = rewarm_after(event, self.plugins, self.rewarm)
-        if rewarm is not None:
+        if ramp is not None:
             if self._ramp is not None:
                 self._ramp.end()
-            self._ramp = Ramp(rewarm, trainer.optimizers)
+            self._ramp = ramp
         _log.info(summary(event))
 
     def _restore_randomness(self, state: dict[str, Any]) -> None:
@@ -343,29 +288,3 @@ class Growth(pl.Callback):
         self._undo.close()
         if self._ramp is not None:
             self._ramp.end()
-
-
-def _take_up(schedule: Schedule, state: dict[str, Any]) -> None:
-    try:
-        schedule.load_state_dict(state)
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(
-            "the checkpoint was saved with another schedule of growth",
-            seen=short(str(state)),
-            expected=f"the state of a {type(schedule).__name__}",
-            advice="resume with the schedule of the interrupted run",
-        ) from error
-
-
-def summary(event: Event) -> str:
-    """Describe an event in one line."""
-    before, after = event.note["before"], event.note["after"]
-    widths = [
-        f"{name} {before['widths'].get(name)} -> {size}"
-        for name, size in after["widths"].items()
-        if before["widths"].get(name) != size
-    ]
-    return (
-        f"step {event.note['step']}: {', '.join(event.note['plugins'])} grew {', '.join(widths) or 'the model'}; "
-        f"{before['parameters']:,} -> {after['parameters']:,} parameters"
-    )

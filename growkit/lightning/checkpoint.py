@@ -14,7 +14,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from growkit.errors import CheckpointError, GrowkitError
-from growkit.lightning.batches import to_device
+from growkit.lightning.batches import fitted
 from growkit.lightning.override import override
 from growkit.lightning.state import STATE_KEY, Layout, check_plain, pack, short, unpack
 from growkit.lightning.weights import add_message, check_fit, check_gradients, copy_weights, entries, remove_message
@@ -136,9 +136,8 @@ def _replay(state: dict[str, Any], module: nn.Module, weights: Any, then: Callab
             advice="build the module anew",
         )
     rest = Journal(journal.entries[len(seen) :])
-    device = next((p.device for p in module.parameters()), torch.device("cpu"))
     try:
-        rest.replay(module, example=to_device(state["example"], device), most=_most(rest, module, weights), then=then)
+        rest.replay(module, example=fitted(state["example"], module), most=_most(rest, module, weights), then=then)
     except CheckpointError:
         raise
     except GrowkitError as error:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.loops.fetchers import _PrefetchDataFetcher
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from growkit import randomness
@@ -39,15 +39,11 @@ def follow_loaders(trainer: pl.Trainer, states: list[dict[str, Any]]) -> Callabl
         progress = trainer.fit_loop.epoch_loop.batch_progress
         return None if progress.is_last_batch else progress.current.ready
 
-    def is_ahead() -> bool:
-        fetcher = trainer.fit_loop._data_fetcher
-        return isinstance(fetcher, _PrefetchDataFetcher) and fetcher.length is None
-
     def process_dataloader(loader: object) -> object:
         loader = prepare(loader)
         if not trainer.training or not isinstance(loader, DataLoader) or hasattr(loader, "state_dict"):
             return loader
-        twin = _resumable(loader, position, is_ahead)
+        twin = _resumable(loader, position)
         if states:
             twin.load_state_dict(states.pop(0))
         twins.append(twin)
@@ -63,11 +59,11 @@ def follow_loaders(trainer: pl.Trainer, states: list[dict[str, Any]]) -> Callabl
     return undo
 
 
-def _resumable(loader: Any, position: Position, is_ahead: Callable[[], bool]) -> Any:
+def _resumable(loader: Any, position: Position) -> Any:
     """Return a twin of a loader whose class has a state besides, by which Lightning knows that it can go on."""
     kind = type(loader)
     twin: Any = object.__new__(type(kind.__name__, (_Resumable, kind), {"__module__": kind.__module__}))
-    vars(twin).update(vars(loader), _position=position, _is_ahead=is_ahead)
+    vars(twin).update(vars(loader), _position=position)
     return twin
 
 
@@ -83,13 +79,14 @@ class _Resumable:
     """
 
     _position: Position
-    _is_ahead: Callable[[], bool]  # whether batches are taken before their turn, since nobody knows how many there are
     _walk: _Walk | None = None
     _restored: dict[str, Any] | None = None  # the place in an epoch to go on at, empty for the start of one
 
     def __iter__(self) -> Iterator[Any]:
         """Start an epoch, or go on with the one that was restored."""
         restored, self._restored = self._restored, None
+        if self._walk is not None:
+            self._walk.end()
         self._walk = _Walk(self, super().__iter__, restored)  # type: ignore[misc]
         return self._walk
 
@@ -101,8 +98,7 @@ class _Resumable:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up what `state_dict` returned; the next iteration goes on from there."""
-        for generator, saved in zip(_generators(self), state["generators"], strict=False):
-            generator.set_state(saved.cpu())
+        _set(self, state["generators"])
         self._restored = state["walk"]
 
 
@@ -123,7 +119,6 @@ class _Walk(Iterator[Any]):
         # Samplers draw the order of an epoch only when the first batch is taken, workers of a loader at once.
         self._created: dict[str, Any] | None = None
         self._begun: dict[str, Any] | None = None
-        self._ahead: dict[str, Any] | None = None
         if restored is None:
             self._create()
 
@@ -133,16 +128,18 @@ class _Walk(Iterator[Any]):
             self._catch_up(self._restored) if self._restored else self._create()
         if self._begun is None:
             self._begun = _capture(self._loader)
-        if self._ahead is not None:
-            # The first batch was taken before the resumed run set the random numbers back; now is its turn.
-            randomness.restore(self._ahead)
-            self._ahead = None
         assert self._batches is not None
         batch = self._waiting.popleft() if self._waiting else next(self._batches)
         self._taken += 1
-        if self._restored == {} and self._taken == 1 and self._loader._is_ahead():
-            self._ahead = randomness.capture()
         return batch
+
+    def end(self) -> None:
+        """Undo what was drawn for an epoch that never came: Lightning may take a batch before it asks for the next one.
+
+        The global generators are set back when the resumed run starts.
+        """
+        if self._restored == {} and self._created is not None and self._taken <= 1:
+            _set(self._loader, self._created["generators"])
 
     def state_dict(self, trained: int) -> dict[str, Any]:
         """Return the place: the first `trained` batches are done with, further ones may have been taken."""
@@ -180,5 +177,9 @@ def _capture(loader: Any) -> dict[str, Any]:
 
 def _restore(loader: Any, state: dict[str, Any]) -> None:
     randomness.restore(state["random"])
-    for generator, saved in zip(_generators(loader), state["generators"], strict=False):
-        generator.set_state(saved.cpu())
+    _set(loader, state["generators"])
+
+
+def _set(loader: Any, states: list[Tensor]) -> None:
+    for generator, state in zip(_generators(loader), states, strict=False):
+        generator.set_state(state.cpu())

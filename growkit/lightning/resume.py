@@ -12,19 +12,49 @@ from typing import Any, Literal
 import pytorch_lightning as pl
 from torch import Tensor
 
-__all__ = ["Phase", "catch_up", "rewind", "under_way"]
+from growkit.lightning.override import override
+
+__all__ = ["Phases", "catch_up", "rewind", "under_way"]
 
 Phase = Literal["", "batch", "validation", "epoch end"]
 
 
-def under_way(trainer: pl.Trainer, phase: Phase) -> dict[str, Any]:
+class Phases(pl.Callback):
+    """Knows in which phase of the training loop it is."""
+
+    phase: Phase = ""
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Note that an epoch begins."""
+        self.phase = ""
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Note that a batch begins."""
+        self.phase = "batch"
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Note that a validation begins, unless it is the sanity check before training."""
+        self.phase = "validation" if self.phase else ""
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Note that an epoch ends."""
+        self.phase = "epoch end"
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Note that training ends."""
+        self.phase = ""
+
+
+def under_way(trainer: pl.Trainer | None, phase: Phase) -> dict[str, Any]:
     """Return what is still to come of the current step and epoch: plain data and tensors.
 
     Args:
-        trainer: of which a checkpoint is being saved.
+        trainer: of which a checkpoint is being saved; None before there is one.
         phase: of its loop: after a batch has begun, a validation, the end of an epoch, or none of them.
     """
-    if not phase or trainer.fit_loop._data_fetcher is None:
+    if trainer is None or not phase or trainer.fit_loop._data_fetcher is None:
         return {"metrics": {}, "gradients": {}, "pending": {}}
     loop = trainer.fit_loop.epoch_loop
     accumulating = loop._should_accumulate()
@@ -46,13 +76,18 @@ def _gradients(module: pl.LightningModule) -> dict[str, Tensor]:
 
 
 def rewind(checkpoint: dict[str, Any], pending: dict[str, Any]) -> None:
-    """Let Lightning make the validation that was due when a checkpoint was saved: as if it had been broken off."""
-    if not pending.get("validation"):
+    """Let Lightning do what was due when a checkpoint was saved.
+
+    A validation is taken for one that was broken off; where there is none, the epoch is ended.
+    """
+    if not pending.get("validation") and not _is_epoch_over(pending):
         return
     progress = checkpoint["loops"]["fit_loop"]
     for span in ("total", "current"):
         batches = progress["epoch_loop.batch_progress"][span]
         batches["completed"] = batches["processed"]
+        if not pending["validation"]:
+            continue
         validated = progress["epoch_loop.val_loop.batch_progress"][span]
         done = validated["completed"] if span == "total" else 0
         validated.update(ready=done + 1, started=done + 1, processed=done, completed=done)
@@ -71,8 +106,28 @@ def catch_up(trainer: pl.Trainer, state: dict[str, Any]) -> None:
     if pending and not pending["validation"]:
         if pending["step"]:
             _step_watchers(trainer, "step", pending["batch"])
-        if pending["last"]:
+        if _is_epoch_over(pending):
+            _end_epoch(trainer.fit_loop.epoch_loop)
+        elif pending["last"]:
             _step_watchers(trainer, "epoch", pending["epoch"])
+            # The next epoch begins like any other: it asks for an iterator of its own.
+            trainer.fit_loop._resuming_from_checkpoint = False
+
+
+def _is_epoch_over(pending: dict[str, Any]) -> bool:
+    """Say whether nothing was left to do but to end the epoch: its last batch was done, and its end has not begun."""
+    return bool(pending and pending["last"] and pending["step"] and not pending["validation"])
+
+
+def _end_epoch(loop: Any) -> None:
+    """Let the loop over the batches of an epoch find none left, the first time; what ends an epoch comes after it."""
+
+    def run(data_fetcher: Any) -> None:
+        put_back()
+        loop._batches_that_stepped += 1
+        loop.on_iteration_done()
+
+    put_back = override(loop, run=run)
 
 
 def _step_watchers(trainer: pl.Trainer, interval: str, index: int) -> None:

@@ -197,7 +197,9 @@ class Operation:
         renamed: dict[str, str] = {}
         blocks = []
         for edit in edits:
-            held = named_tensors(self.model)
+            model = self.model
+            tied = (*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False))
+            held = dict.fromkeys([*named_tensors(model), *(name for name, _ in tied)])
             insertion = insert_block(self.model, edit, self.seed)
             self._undo.append(partial(set_children, insertion.parent, insertion.children))
             blocks.append((edit.after, insertion.block))

@@ -46,6 +46,8 @@ def check_removals(structure: Structure, edits: Sequence[Edit]) -> None:
 
 def _is_idle(tensors: dict[str, Tensor], width: Width, unit: int, removed: Sequence[int]) -> bool:
     """Say whether nobody listens to a unit but those that go with it, or whether it does not depend on its input."""
+    if width.copies_only:
+        return False  # a maximum, say, listens without any weight
     if width.outgoing and all(not bool(_heard(tensors, width, piece, unit, removed).any()) for piece in width.outgoing):
         return True
     matrices = [piece for piece in width.incoming if tensors[piece.parameter].dim() > 1]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from itertools import accumulate, pairwise
 
 import pytest
 from growth.stubs import has_four_parts
@@ -27,6 +28,43 @@ def test_every_epochs_is_due_before_the_first_batch_and_never_at_the_start():
 def test_every_steps_ignores_epochs_and_never_is_due_at_the_start():
     assert due_steps(growkit.every(steps=1), epochs=1) == [1, 2, 3]
     assert due_steps(growkit.every(steps=6)) == [6, 12, 18, 24]
+
+
+def asked_at(schedule: Schedule, steps: list[int]) -> list[int]:
+    return [step for step in steps if schedule.due(Moment(step, 0, 0))]
+
+
+@given(jumps=st.lists(st.integers(0, 7), max_size=30), steps=st.integers(1, 6))
+def test_every_steps_is_due_once_for_each_multiple_that_was_reached_or_passed(jumps, steps):
+    asked = [0, *accumulate(jumps)]
+    crossed = [new for old, new in pairwise(asked) if any(step % steps == 0 for step in range(old + 1, new + 1))]
+    assert asked_at(growkit.every(steps=steps), asked) == crossed
+
+
+def test_every_steps_is_due_although_two_optimizers_step_over_the_multiple():
+    assert asked_at(growkit.every(steps=3), list(range(0, 20, 2))) == [4, 6, 10, 12, 16, 18]
+
+
+@given(jumps=st.lists(st.integers(0, 7), max_size=30), steps=st.integers(1, 6), interruption=st.integers(0, 30))
+def test_every_steps_goes_on_from_its_state(jumps, steps, interruption):
+    asked = [0, *accumulate(jumps)]
+    first, second = growkit.every(steps=steps), growkit.every(steps=steps)
+    early = asked_at(first, asked[:interruption])
+    second.load_state_dict(first.state_dict())
+    assert early + asked_at(second, asked[interruption:]) == asked_at(growkit.every(steps=steps), asked)
+
+
+@pytest.mark.parametrize(("start", "due"), [(6, [6, 9]), (7, [9])])
+def test_every_steps_goes_on_from_a_state_of_0_1_which_was_empty(start, due):
+    schedule = growkit.every(steps=3)
+    schedule.load_state_dict({})
+    assert asked_at(schedule, list(range(start, 12))) == due
+
+
+def test_one_schedule_serves_a_second_run():
+    schedule = growkit.every(steps=3)
+    assert asked_at(schedule, [0, 1, 2, 3, 4]) == [3]
+    assert asked_at(schedule, [0, 1, 2, 3, 4]) == [3]
 
 
 @pytest.mark.parametrize("arguments", [{}, {"epochs": 1, "steps": 1}, {"epochs": 0}, {"steps": 0}, {"steps": -2}])

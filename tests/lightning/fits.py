@@ -96,9 +96,9 @@ def batches(shuffle: bool = True, count: int = 32, size: int = 8) -> DataLoader:
 def trainer(*callbacks: pl.Callback, epochs: int = 4, folder: Any = None, **options: Any) -> pl.Trainer:
     options.setdefault("enable_checkpointing", any(isinstance(c, pl.callbacks.ModelCheckpoint) for c in callbacks))
     return pl.Trainer(
-        accelerator="cpu",
-        logger=False,
-        enable_progress_bar=False,
+        accelerator=options.pop("accelerator", "cpu"),
+        logger=options.pop("logger", False),
+        enable_progress_bar=options.pop("enable_progress_bar", False),
         enable_model_summary=False,
         max_epochs=epochs,
         callbacks=list(callbacks),
@@ -129,12 +129,16 @@ def growing(*plugins: growkit.Plugin, when: growkit.Schedule | None = None, **op
 def plain(value: Any) -> Any:
     """Nested state with bytes in place of tensors, so that == compares bit for bit."""
     if isinstance(value, Tensor):
-        return str(value.dtype), tuple(value.shape), value.detach().cpu().contiguous().numpy().tobytes()
+        return str(value.dtype), tuple(value.shape), _bytes(value)
     if isinstance(value, Mapping):
         return {key: plain(entry) for key, entry in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str):
         return [plain(entry) for entry in value]
     return value
+
+
+def _bytes(tensor: Tensor) -> bytes:
+    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
 
 
 def outcome(run: pl.Trainer, module: Net, growth: growkit.Growth) -> dict[str, Any]:

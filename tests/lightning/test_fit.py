@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import pytorch_lightning as pl
 import torch
-from fits import Validated, batches, fit, growing, make, plain, trainer
+from fits import Validated, batches, fit, growing, make, plain
 from growth.stubs import Asks, Follows, Proposes, has_four_parts, widen, works
 
 import growkit
@@ -251,21 +251,6 @@ def test_one_callback_serves_two_fits_of_different_modules():
     if works(lambda: fit(second, growth, epochs=2)):
         growth.journal.replay(fresh, example=(torch.zeros(2, 6),))
         fresh.load_state_dict(second.state_dict())
-
-
-@pytest.mark.parametrize("options", [{"devices": 2, "strategy": "ddp"}, {"num_nodes": 2, "strategy": "ddp"}])
-def test_more_than_one_process_is_refused(options):
-    growth = growing()
-    run = trainer(growth, **options)
-    with pytest.raises(growkit.GrowkitError, match="2 processes") as caught:
-        growth.setup(run, make(), "fit")
-    assert has_four_parts(caught.value)
-
-
-def test_a_compiled_module_is_refused():
-    with pytest.raises(growkit.GrowkitError, match="compiled") as caught:
-        trainer(growing()).fit(torch.compile(make(), backend="eager"), batches())
-    assert has_four_parts(caught.value)
 
 
 def test_the_state_that_is_saved_because_of_a_failure_names_the_parameters_of_the_optimizer():

@@ -210,7 +210,7 @@ class Keeps(Net):
 
 class Nothing(Net):
     def training_step(self, batch, batch_idx):
-        return self.loss(batch) if self._trainer is not None else None
+        return self.loss(batch) if self.training else None
 
 
 @pytest.mark.parametrize("kind", [Net, NoIndex, Busy, Keeps])

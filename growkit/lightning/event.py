@@ -1,0 +1,111 @@
+"""A growth event in the middle of training: the model grows, and all that trains it follows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
+from typing import Any
+
+import pytorch_lightning as pl
+from torch import Tensor, nn
+
+from growkit.growth import Budget, Context, Event, Ramp, Ranks, Rewarm, grow, rewarm_after
+from growkit.lightning.averages import copies_of, follow_change
+from growkit.lightning.batches import statistics_batches
+from growkit.lightning.checkpoint import note_journal
+from growkit.lightning.loss import training_loss
+from growkit.lightning.parallel import rewrap
+from growkit.plugins import Plugins
+from growkit.structure import Structure
+from growkit.structure.forward import Example
+from growkit.surgery import Journal
+
+__all__ = ["context_of", "grow_in_training", "summary"]
+
+Loss = Callable[[nn.Module, Any], Tensor]
+
+
+def context_of(
+    trainer: pl.Trainer,
+    batch: Any,
+    structure: Structure,
+    journal: Journal,
+    *,
+    ranks: Ranks,
+    loss: Loss | None,
+    seed: int,
+) -> Context:
+    """Return what plugins may look at before a batch.
+
+    Args:
+        trainer: in the middle of a fit.
+        batch: the coming one, on its device.
+        structure: of the module.
+        journal: of the edits so far.
+        ranks: the processes of the run.
+        loss: see `Growth`; None for what `training_step` returns.
+        seed: of this run's growth.
+    """
+    seed = seed * 1_000_003 + trainer.global_step
+    return Context(
+        structure,
+        journal,
+        step=trainer.global_step,
+        epoch=trainer.current_epoch,
+        seed=seed,
+        loss=loss or partial(training_loss, trainer),
+        batches=lambda count: statistics_batches(trainer, batch, seed, count),
+        ranks=ranks,
+    )
+
+
+def grow_in_training(
+    trainer: pl.Trainer, context: Context, plugins: Plugins, budget: Budget, example: Example, rewarm: Rewarm | None
+) -> tuple[Event, Ramp | None] | None:
+    """Grow the module of a trainer; optimizers, averages, wrappers and learning rates follow.
+
+    Args:
+        trainer: in the middle of a fit.
+        context: of this moment.
+        plugins: who proposes and selects.
+        budget: limits on the size of the model.
+        example: inputs of the probe, on the device of the module.
+        rewarm: how learning rates warm up again if no plugin says so.
+
+    Returns:
+        The event, and the rates that warm up again, if any; None if nothing grew.
+
+    Raises:
+        GrowkitError: the event failed, and everything is as it was before.
+    """
+    module = trainer.lightning_module
+    chosen: list[Rewarm | None] = []
+    with ExitStack() as taken_back:
+
+        def follow(event: Event) -> None:
+            chosen.append(rewarm_after(event, plugins, rewarm))
+            taken_back.callback(follow_change(trainer, module, event.change))
+
+        event = grow(context, plugins, budget, example=example, optimizers=trainer.optimizers, follow=follow)
+        taken_back.pop_all()
+    if event is None:
+        return None
+    for each in (module, *copies_of(trainer, module)):
+        note_journal(each, context.journal)
+    rewrap(trainer)
+    return event, None if chosen[0] is None else Ramp(chosen[0], trainer.optimizers)
+
+
+def summary(event: Event) -> str:
+    """Describe an event in one line."""
+    before, after = event.note["before"], event.note["after"]
+    widths = [
+        f"{name} {before['widths'].get(name)} -> {size}"
+        for name, size in after["widths"].items()
+        if before["widths"].get(name) != size
+    ]
+    return (
+        f"step {event.note['step']}: {', '.join(event.note['plugins'])} grew {', '.join(widths) or 'the model'}; "
+        f"{before['parameters']:,} -> {after['parameters']:,} parameters"
+    )
