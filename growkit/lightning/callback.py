@@ -186,9 +186,10 @@ class Growth(Phases):
         super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
         if self._example is None:
             make = self._make_example or (lambda batch: example_of(pl_module, batch))
-            example = to_device(make(batch), torch.device("cpu"))
-            check_plain(example)
-            self._example = self._ranks.first("the example", example)
+            with self._ranks.together():
+                example = to_device(make(batch), torch.device("cpu"))
+                check_plain(example)
+                self._example = self._ranks.first("the example", example)
         if batch_idx % trainer.accumulate_grad_batches or trainer.global_step == self._grown_at:
             return  # gradients of an unfinished step are under way, or a run resumed right after it grew
         if trainer.fit_loop._skip_backward:
@@ -250,7 +251,8 @@ class Growth(Phases):
         example = to_device(self._example or (), trainer.lightning_module.device)
         try:
             with within_memory():
-                structure = trace_example(trainer.lightning_module, example, self.plugins)
+                with self._ranks.together():
+                    structure = trace_example(trainer.lightning_module, example, self.plugins)
                 context = context_of(
                     trainer, batch, structure, self.journal, ranks=self._ranks, loss=self._loss, seed=self._seed
                 )

@@ -99,7 +99,7 @@ def catch_up(trainer: pl.Trainer, state: dict[str, Any]) -> None:
     trainer.callback_metrics.update({name: value.to(device) for name, value in state["metrics"].items()})
     parameters = dict(trainer.lightning_module.named_parameters())
     for name, gradient in state["gradients"].items():
-        parameters[name].grad = gradient.to(parameters[name].device)
+        parameters[name].grad = gradient.to(parameters[name])
     # With this flag Lightning leaves out the schedulers that watch a metric, since it does not save metrics.
     trainer.fit_loop._restarting = False
     pending = state["pending"]
