@@ -32,7 +32,7 @@ from growkit.lightning.files import save_whole_files
 from growkit.lightning.loaders import follow_loaders
 from growkit.lightning.override import override
 from growkit.lightning.parallel import keep_weights, ranks_of, refuse_sharding, refuse_strategy
-from growkit.lightning.resume import Phases, catch_up, rewind, under_way
+from growkit.lightning.resume import Phases, Scalars, catch_up, restore_scalars, rewind, scalars_of, under_way
 from growkit.lightning.surroundings import drop_compiled, restoring, stepped_out
 from growkit.plugins import Plugin, Plugins
 from growkit.structure import trace_example
@@ -101,6 +101,7 @@ class Growth(Phases):
         self._loaded: dict[str, Any] | None = None
         self._loader_states: list[dict[str, Any]] = []
         self._restored_loaders = False
+        self._scalars: Scalars = []
         self._trainer: pl.Trainer | None = None
         self._undo = ExitStack()  # of what is changed in the module and the trainer for the time of a run
 
@@ -175,6 +176,7 @@ class Growth(Phases):
         if self._loaded is not None:
             if self._restored_loaders:  # which draw nothing before their first batch
                 self._restore_randomness(self._loaded)
+            restore_scalars(trainer.optimizers, self._scalars)
             catch_up(trainer, self._loaded)
             go_on_averaging(trainer, pl_module)
             self._loaded = None
@@ -230,6 +232,7 @@ class Growth(Phases):
             rewind(checkpoint, unpack(checkpoint["callbacks"][STATE_KEY])["pending"])
             self._loader_states[:] = checkpoint["loops"]["fit_loop"]["state_dict"].get("combined_loader", [])
             self._restored_loaders = bool(self._loader_states)
+            self._scalars = scalars_of(checkpoint)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up what `state_dict` returned; the journal was replayed before the weights were loaded."""

@@ -7,15 +7,18 @@ gone. `under_way` notes them; `rewind` and `catch_up` see to them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import pytorch_lightning as pl
 from torch import Tensor
+from torch.optim import Optimizer
 
 from growkit.lightning.override import override
 
-__all__ = ["Phases", "catch_up", "rewind", "under_way"]
+__all__ = ["Phases", "Scalars", "catch_up", "restore_scalars", "rewind", "scalars_of", "under_way"]
 
+Scalars = list[dict[int, dict[str, Tensor]]]
 Phase = Literal["", "batch", "validation", "epoch end"]
 
 
@@ -137,3 +140,28 @@ def _step_watchers(trainer: pl.Trainer, interval: str, index: int) -> None:
         due = config.reduce_on_plateau and config.interval == interval and (index + 1) % config.frequency == 0
         if due and config.monitor in trainer.callback_metrics:
             module.lr_scheduler_step(config.scheduler, trainer.callback_metrics[config.monitor])
+
+
+def scalars_of(checkpoint: dict[str, Any]) -> Scalars:
+    """Return the scalar tensors in the optimizer states of a checkpoint, by the place of the parameter."""
+    return [
+        {
+            place: {key: value for key, value in entries.items() if isinstance(value, Tensor) and value.dim() == 0}
+            for place, entries in state["state"].items()
+        }
+        for state in checkpoint.get("optimizer_states", ())
+    ]
+
+
+def restore_scalars(optimizers: Sequence[Optimizer], scalars: Scalars) -> None:
+    """Give scalars in optimizer states their number format back.
+
+    As torch loads them it casts all but step counts to the type of the parameter: NAdam's product of momenta, say.
+    """
+    for optimizer, saved in zip(optimizers, scalars, strict=False):
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        for place, entries in saved.items():
+            state = optimizer.state[parameters[place]]
+            for key, value in entries.items():
+                if isinstance(state.get(key), Tensor) and state[key].dtype != value.dtype:
+                    state[key] = value.to(state[key].device)
