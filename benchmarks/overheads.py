@@ -144,7 +144,7 @@ ON_GPU: dict[str, dict[str, object]] = {
 }
 
 
-def idle_steps(options: dict[str, object], repetitions: int = 9, steps: int = 200) -> list[str]:
+def idle_steps(options: dict[str, object], repetitions: int = 5, steps: int = 200) -> list[str]:
     """Compare the step time with the callback and no growth due with that of plain Lightning; return cells by network.
 
     The share is of the hook's own time in that of a step, without what the loop spends around it.

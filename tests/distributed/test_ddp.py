@@ -27,13 +27,14 @@ def distance(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> fl
     return max(float((one[name] - other[name]).abs().max()) for name in one)
 
 
+DEFAULT = (2, "splitting", torch.float64, "adam")
 CASES = [
-    pytest.param(ranks, method, dtype, optimizer, marks=() if (ranks, method) == (2, "splitting") else pytest.mark.slow)
+    pytest.param(*case, marks=() if case == DEFAULT else pytest.mark.slow)
     for ranks in (2, 4)
     for method in ("splitting", "copies", "new units")
     for dtype, optimizer in ((torch.float64, "adam"), (torch.float32, "adam"), (torch.float32, "sgd"))
     # The first gradients of a new unit are hardly more than rounding, and Adam divides by their size.
-    if (method, dtype, optimizer) != ("new units", torch.float32, "adam")
+    if (case := (ranks, method, dtype, optimizer))[1:] != ("new units", torch.float32, "adam")
 ]
 
 
@@ -98,6 +99,7 @@ def test_weights_that_differ_after_an_event_stop_all_whatever_the_policy(rank, p
     assert same(*(result["drifts", rank, policy]["weights"] for result in failed))
 
 
+@pytest.mark.slow
 def test_the_first_process_decides_when_a_schedule_may_differ(tmp_path):
     first, second = launch("schedules", 2, tmp_path)
     assert first["error"] is None
@@ -142,6 +144,7 @@ def test_spawned_processes_leave_a_checkpoint_behind(tmp_path):
     assert "the module in the process that called fit has not grown" in finished.stderr
 
 
+@pytest.mark.slow
 def test_spawned_processes_without_checkpoints_are_refused(tmp_path):
     finished = spawned(tmp_path)
     assert finished.returncode != 0

@@ -61,7 +61,7 @@ FAULTS = {
     "a plugin raises": lambda _: [Asks(raising(ZeroDivisionError("oh")))],
     "a gain is NaN": lambda _: [Asks(lambda context: [widen("first", 0, gain=float("nan"))])],
     "offsets are NaN": lambda _: [Proposes(widen("first", 0, bias__first=torch.full((2,), float("nan"))))],
-    "a width is unknown": lambda _: [Proposes(widen("frist", 0))],
+    "a width is unknown": lambda _: [Proposes(widen("nowhere", 0))],
     "the model is written to": lambda _: [Asks(lambda c: c.structure.model.first.weight.data.zero_() is None or [])],
     "a follower raises half way": lambda _: [Proposes(GOOD), Follows(spoil)],
     "memory, of Python": short_of_memory(MemoryError()),
