@@ -81,6 +81,8 @@ class WatchedGrowth(growkit.Growth):
 class Never(growkit.Schedule):
     """No growth."""
 
+    shared = True
+
     def due(self, moment: object) -> bool:
         """Say no."""
         return False

@@ -160,9 +160,11 @@ class Plugins:
         """Say whether any plugin has this hook."""
         return any(hook in info.hooks for info in self)
 
-    def first(self, hook: str, **arguments: Any) -> Any | None:
+    def first(
+        self, hook: str, *, watch: Callable[[], AbstractContextManager[None]] = nullcontext, **arguments: Any
+    ) -> Any | None:
         """Call a first-result hook; return the first answer, or None."""
-        return next((answer for _, answer in self.call(hook, **arguments)), None)
+        return next((answer for _, answer in self.call(hook, watch=watch, **arguments)), None)
 
     @property
     def stateful(self) -> dict[str, Plugin]:

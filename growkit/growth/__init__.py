@@ -9,6 +9,7 @@ from growkit.growth.ranks import Ranks
 from growkit.growth.rewarm import Ramp, Rewarm, rewarm_after
 from growkit.growth.schedule import Every, Moment, OnPlateau, Schedule, every, on_plateau, restore_schedule
 from growkit.growth.select import select
+from growkit.growth.watch import Watch
 
 __all__ = [
     "Budget",
@@ -23,6 +24,7 @@ __all__ = [
     "Ranks",
     "Rewarm",
     "Schedule",
+    "Watch",
     "every",
     "grow",
     "on_plateau",

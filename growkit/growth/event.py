@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from growkit import randomness
@@ -92,14 +93,15 @@ def grow(
         watch = Watch(context.structure.model, optimizers, values=True)
         with randomness.isolated():
             plugins.call("growkit_grown", watch=watch, event=happened[0], model=context.structure.model)
-        refuse_stale(plugins, change)
+        refuse_stale(plugins, optimizers, change)
         if follow is not None:
             follow(happened[0])
         if ranks.size > 1:
-            ranks.agree("the weights after growth", checksum(dict(context.structure.model.named_parameters())))
+            ranks.agree("the weights after growth", checksum(_trained(context.structure.model, optimizers)))
 
     def carry_state(optimizer: Optimizer, change: ParamChange, state: Mapping[str, Any]) -> Mapping[str, Any] | None:
-        return plugins.first(_CARRY, optimizer=optimizer, change=change, state=state)
+        watch = Watch(context.structure.model, optimizers)
+        return plugins.first(_CARRY, watch=watch, optimizer=optimizer, change=change, state=state)
 
     asked = carry_state if plugins.implement(_CARRY) else None
     operation = Operation(context.structure, example, optimizers, seed=context.seed, carry_state=asked)
@@ -114,6 +116,17 @@ def grow(
             raise _refused(" and ".join(map(plugins.describe, sorted(names))), error) from error
         raise
     return happened[0]
+
+
+def _trained(model: nn.Module, optimizers: Sequence[Optimizer]) -> dict[str, Tensor]:
+    """Return the parameters, and what optimizers keep for them."""
+    tensors: dict[str, Tensor] = dict(model.named_parameters())
+    for name, parameter in model.named_parameters():
+        for number, optimizer in enumerate(optimizers):
+            for key, value in optimizer.state.get(parameter, {}).items():
+                if isinstance(value, Tensor):
+                    tensors[f"{name}: {key} of optimizer {number}"] = value
+    return tensors
 
 
 def _choose(context: Context, plugins: Plugins, budget: Budget, optimizers: Sequence[Optimizer]) -> list[Candidate]:

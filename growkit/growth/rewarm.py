@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -13,6 +14,8 @@ from growkit.errors import PluginError
 from growkit.plugins import Plugins
 
 __all__ = ["Ramp", "Rewarm", "rewarm_after"]
+
+Watched = Callable[[], AbstractContextManager[None]]
 
 
 @dataclass(frozen=True)
@@ -39,13 +42,19 @@ class Rewarm:
         return 1.0 if step >= self.steps else self.start + (1 - self.start) * step / self.steps
 
 
-def rewarm_after(event: Any, plugins: Plugins, default: Rewarm | None) -> Rewarm | None:
+def rewarm_after(event: Any, plugins: Plugins, default: Rewarm | None, watch: Watched = nullcontext) -> Rewarm | None:
     """Return how learning rates shall warm up again after an event: what a plugin says, else the default.
+
+    Args:
+        event: that happened.
+        plugins: who are asked.
+        default: what holds if they leave it.
+        watch: see `Plugins.call`.
 
     Raises:
         PluginError: a plugin failed, or answered with something else.
     """
-    for name, answer in plugins.call("growkit_rewarm", event=event):
+    for name, answer in plugins.call("growkit_rewarm", watch=watch, event=event):
         if not isinstance(answer, Rewarm):
             raise PluginError(
                 f"{plugins.describe(name)} returned something else than a growkit.Rewarm from growkit_rewarm",

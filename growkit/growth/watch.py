@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from growkit.errors import PluginError
+from growkit.errors import PluginError, SurgeryError
 from growkit.plugins import Plugins
 from growkit.structure.forward import tensors_in
 from growkit.structure.guard import WriteGuard
@@ -40,6 +40,7 @@ class Watch:
             PluginError: it changed what it may not.
         """
         held, gradients = self._held(), {p: p.grad for p in self._model.parameters()}
+        trained = [(parameter, parameter.requires_grad) for parameter in gradients]
         memories = [_Memory(optimizer) for optimizer in self._optimizers]
         kept = [tensor for memory in memories for tensor in memory.tensors]
         guard = WriteGuard(self._model, [*kept, *(g for g in gradients.values() if g is not None)])
@@ -48,6 +49,8 @@ class Watch:
             guard.restore()
             for parameter, gradient in gradients.items():
                 parameter.grad = gradient
+            for parameter, is_trained in trained:
+                parameter.requires_grad_(is_trained)
             for memory in memories:
                 memory.restore()
 
@@ -72,7 +75,7 @@ class Watch:
         now = self._held()
         for name in [*held, *now]:
             if held.get(name) is not now.get(name):
-                return f"{name!r} was " + ("replaced" if name in held and name in now else "added or removed")
+                return f"{name!r} was " + ("changed" if name in held and name in now else "added or removed")
         for name, parameter in self._model.named_parameters():
             if parameter.grad is not gradients[parameter] or id(parameter.grad) in written:
                 return f"the gradient of {name!r} was changed"
@@ -86,7 +89,10 @@ class Watch:
 
     def _held(self) -> dict[str, Any]:
         model = self._model
-        return dict(model.named_modules()) | dict(model.named_parameters()) | dict(model.named_buffers())
+        modes = {f"{name}.training": module.training for name, module in model.named_modules()}
+        trained = {f"{name}.requires_grad": parameter.requires_grad for name, parameter in model.named_parameters()}
+        tensors = dict(model.named_parameters()) | dict(model.named_buffers())
+        return dict(model.named_modules()) | tensors | modes | trained
 
 
 class _Memory:
@@ -131,19 +137,32 @@ def _same(one: Any, other: Any) -> bool:
     return one is other or (not isinstance(one, Tensor) and not isinstance(other, Tensor) and bool(one == other))
 
 
-def refuse_stale(plugins: Plugins, change: Change) -> None:
-    """Refuse plugins that still hold parameters which a change has replaced.
+def refuse_stale(plugins: Plugins, optimizers: Sequence[Optimizer], change: Change) -> None:
+    """Refuse plugins and optimizers that still hold parameters which a change has replaced.
 
     Raises:
-        PluginError: one does; whatever it does with them has no effect on the model any more.
+        PluginError: a plugin does; whatever it does with them has no effect on the model any more.
+        SurgeryError: an optimizer does, elsewhere than in its groups and its state.
     """
     old = {id(parameter.old): name for name, parameter in change.parameters.items()}
+
+    def stale(holder: object) -> str:
+        held = tensors_in(getattr(holder, "__dict__", {}))
+        return next((f"the old {old[id(tensor)]!r} among its attributes" for tensor in held if id(tensor) in old), "")
+
     for info, plugin in plugins.registered:
-        stale = next((tensor for tensor in tensors_in(getattr(plugin, "__dict__", {})) if id(tensor) in old), None)
-        if stale is not None:
+        if seen := stale(plugin):
             raise PluginError(
                 f"{info} hangs on to a parameter that has been replaced",
-                seen=f"the old {old[id(stale)]!r} among its attributes, after growkit_grown",
-                expected="no parameters of the live model, or those of the model as it is now",
+                seen=f"{seen}, after growkit_grown",
+                expected="no parameters of the live model, or those of the model as it is now; no events",
                 advice="keep names, and look parameters up in the model; bring tensors along with event.change.carry",
+            )
+    for optimizer in optimizers:
+        if seen := stale(optimizer):
+            raise SurgeryError(
+                f"{type(optimizer).__name__} keeps parameters where growkit cannot exchange them",
+                seen=seen,
+                expected="parameters in `param_groups` and in the keys of `state` alone",
+                advice="use another optimizer, or let this one look its parameters up in its groups",
             )

@@ -11,7 +11,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
-from torch.utils.data import DataLoader, IterableDataset, Sampler
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
 from growkit import randomness
 from growkit.errors import StructureError
@@ -37,7 +37,7 @@ def statistics_batches(trainer: pl.Trainer, current: Any, seed: int, count: int)
     """
     loader = trainer.train_dataloader
     if count == 1 or not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
-        yield current
+        yield copy.deepcopy(current)  # a training step may work in place
         return
     with randomness.isolated(seed):
         sampler = _twin(loader.sampler if loader.batch_sampler is None else loader.batch_sampler, seed)
@@ -53,13 +53,18 @@ def statistics_batches(trainer: pl.Trainer, current: Any, seed: int, count: int)
 
 
 def _twin(sampler: Any, seed: int) -> Any:
-    """Return a sampler that draws like another, with a generator of its own."""
-    twin = copy.copy(sampler)
-    if getattr(twin, "generator", None) is not None:
-        twin.generator = torch.Generator().manual_seed(seed)
-    if isinstance(getattr(twin, "sampler", None), Sampler):
-        twin.sampler = _twin(twin.sampler, seed)
-    return twin
+    """Return a sampler that draws like another, with generators of its own."""
+    memo: dict[int, Any] = {}
+    inner = [sampler]
+    for each in inner:
+        for value in vars(each).values():
+            if isinstance(value, Dataset):
+                memo[id(value)] = value
+            elif isinstance(value, torch.Generator):
+                memo[id(value)] = torch.Generator().manual_seed(seed)
+            elif isinstance(value, Sampler):
+                inner.append(value)
+    return copy.deepcopy(sampler, memo)
 
 
 def example_of(module: pl.LightningModule, batch: Any) -> Example:

@@ -6,6 +6,7 @@ import copy
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any, Literal
 
 import pytorch_lightning as pl
@@ -64,7 +65,7 @@ class Growth(Phases):
 
     Attributes:
         journal: every edit so far.
-        events: the growth events of this process, oldest first.
+        events: the growth events of this process, oldest first, without the tensors in their changes.
         failures: the errors of the events that were skipped.
         recompilations: how often compiled code was dropped after an event.
 
@@ -86,6 +87,7 @@ class Growth(Phases):
         if on_error not in ("raise", "skip"):
             raise ValueError(f'Growth takes on_error "raise" or "skip", not {on_error!r}')
         self.when = when or every(epochs=1)
+        self._untouched = copy.deepcopy(self.when.state_dict())
         self.budget = budget or Budget()
         self.journal = Journal()
         self.events: list[Event] = []
@@ -133,10 +135,19 @@ class Growth(Phases):
                 load_hook(checkpoint)
 
         self._undo.callback(override(pl_module, on_load_checkpoint=on_load_checkpoint))
+        teardown = trainer.strategy.teardown
+
+        def tear_down() -> None:
+            # Lightning tears callbacks down after a success only; a checkpoint that a failure makes comes before this.
+            self._unhook()
+            teardown()
+
+        self._undo.callback(override(trainer.strategy, teardown=tear_down))
         if stage != "fit":
             return
         refuse_strategy(trainer)
         self._ranks = ranks_of(trainer)
+        self._example = None
         self._undo.callback(follow_loaders(trainer, self._loader_states))
         self._undo.callback(save_whole_files(trainer))
 
@@ -144,12 +155,8 @@ class Growth(Phases):
         """Leave the module as it was found."""
         if stage == "fit" and len(self.journal):
             keep_weights(trainer, pl_module)
-        self._forget()
-
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Leave the module as it was found; Lightning runs no teardown after a failure."""
-        # The trainer stays known: a checkpoint may be saved because of the failure, after this hook.
-        self._unhook()
+        self._unhook()  # and know the trainer still: a checkpoint may be saved after the fit
+        self._loaded = None
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Go on with the random state and the optimizer layout of the interrupted run."""
@@ -158,6 +165,8 @@ class Growth(Phases):
         refuse_sharding(trainer)
         if self._loaded is None:
             self._grown_at = -1
+            if trainer.global_step == 0:  # else the fit goes on where the last one ended
+                self.when.load_state_dict(copy.deepcopy(self._untouched))
             return
         self._restore_randomness(self._loaded)
         restore_layout(self._loaded["layout"], pl_module, trainer.optimizers)
@@ -248,12 +257,12 @@ class Growth(Phases):
 
     def _due(self, moment: Moment) -> bool:
         due = self.when.due(moment)
-        return due if self.when.shared else self._ranks.first("whether to grow", due)
+        return due if self.when.shared else self._ranks.decide(due)
 
     def _grow(self, trainer: pl.Trainer, batch: Any) -> None:
         example = to_device(self._example or (), trainer.lightning_module.device)
         try:
-            with within_memory():
+            with within_memory(), randomness.isolated():
                 with self._ranks.together():
                     structure = trace_example(trainer.lightning_module, example, self.plugins)
                 context = context_of(
@@ -270,7 +279,8 @@ class Growth(Phases):
         if grown is None:
             return
         event, ramp = grown
-        self.events.append(event)
+        # Whoever wants the tensors follows `growkit_grown`; kept for every event they would fill the memory.
+        self.events.append(replace(event, change=replace(event.change, parameters={})))
         self._grown_at = trainer.global_step
         self.recompilations += drop_compiled()
         if ramp is not None:

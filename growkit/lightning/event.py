@@ -9,8 +9,9 @@ from typing import Any
 
 import pytorch_lightning as pl
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
-from growkit.growth import Budget, Context, Event, Ramp, Ranks, Rewarm, grow, rewarm_after
+from growkit.growth import Budget, Context, Event, Ramp, Ranks, Rewarm, Watch, grow, rewarm_after
 from growkit.lightning.averages import copies_of, follow_change
 from growkit.lightning.batches import statistics_batches
 from growkit.lightning.checkpoint import note_journal
@@ -79,15 +80,16 @@ def grow_in_training(
     Raises:
         GrowkitError: the event failed, and everything is as it was before.
     """
-    module = trainer.lightning_module
+    module, optimizers = trainer.lightning_module, _optimizers(trainer)
     chosen: list[Rewarm | None] = []
     with ExitStack() as taken_back:
 
         def follow(event: Event) -> None:
-            chosen.append(rewarm_after(event, plugins, rewarm))
+            answer = rewarm_after(event, plugins, rewarm, Watch(module, optimizers))
+            chosen.append(context.ranks.first("how rates warm up", answer))
             taken_back.callback(follow_change(trainer, module, event.change))
 
-        event = grow(context, plugins, budget, example=example, optimizers=trainer.optimizers, follow=follow)
+        event = grow(context, plugins, budget, example=example, optimizers=optimizers, follow=follow)
         taken_back.pop_all()
     if event is None:
         return None
@@ -95,6 +97,13 @@ def grow_in_training(
         note_journal(each, context.journal)
     rewrap(trainer)
     return event, None if chosen[0] is None else Ramp(chosen[0], trainer.optimizers)
+
+
+def _optimizers(trainer: pl.Trainer) -> list[Optimizer]:
+    """Return the optimizers of a trainer, and those that its module keeps to itself."""
+    attributes = (value for module in trainer.lightning_module.modules() for value in vars(module).values())
+    held = [value for value in attributes if isinstance(value, Optimizer)]
+    return list({id(optimizer): optimizer for optimizer in (*trainer.optimizers, *held)}.values())
 
 
 def summary(event: Event) -> str:

@@ -37,7 +37,9 @@ def follow_loaders(trainer: pl.Trainer, states: list[dict[str, Any]]) -> Callabl
 
     def position() -> int | None:
         progress = trainer.fit_loop.epoch_loop.batch_progress
-        return None if progress.is_last_batch else progress.current.ready
+        # A batch that a failure broke off has begun, and will be trained on again.
+        done, begun = progress.current.processed, progress.current.ready
+        return None if progress.is_last_batch and done == begun else done
 
     def process_dataloader(loader: object) -> object:
         loader = prepare(loader)
@@ -60,10 +62,14 @@ def follow_loaders(trainer: pl.Trainer, states: list[dict[str, Any]]) -> Callabl
 
 
 def _resumable(loader: Any, position: Position) -> Any:
-    """Return a twin of a loader whose class has a state besides, by which Lightning knows that it can go on."""
+    """Return a twin of a loader whose class has a state besides, by which Lightning knows that it can go on.
+
+    The two share their attributes: what the user sets on the loader counts.
+    """
     kind = type(loader)
     twin: Any = object.__new__(type(kind.__name__, (_Resumable, kind), {"__module__": kind.__module__}))
-    vars(twin).update(vars(loader), _position=position)
+    twin.__dict__ = vars(loader)
+    twin._position, twin._walk, twin._restored = position, None, None
     return twin
 
 
@@ -78,9 +84,11 @@ class _Resumable:
     Cost: the state of the global generators (10 kB) an epoch; on resuming, the loading of the batches before.
     """
 
+    __slots__ = ("_position", "_restored", "_walk")
+
     _position: Position
-    _walk: _Walk | None = None
-    _restored: dict[str, Any] | None = None  # the place in an epoch to go on at, empty for the start of one
+    _walk: _Walk | None
+    _restored: dict[str, Any] | None  # the place in an epoch to go on at, empty for the start of one
 
     def __iter__(self) -> Iterator[Any]:
         """Start an epoch, or go on with the one that was restored."""
@@ -143,7 +151,7 @@ class _Walk(Iterator[Any]):
 
     def state_dict(self, trained: int) -> dict[str, Any]:
         """Return the place: the first `trained` batches are done with, further ones may have been taken."""
-        if self._batches is None:
+        if self._begun is None:
             return self._restored or {}
         return {"created": self._created, "begun": self._begun, "taken": self._taken, "trained": trained}
 

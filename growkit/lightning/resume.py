@@ -60,10 +60,10 @@ def under_way(trainer: pl.Trainer | None, phase: Phase) -> dict[str, Any]:
     if trainer is None or not phase or trainer.fit_loop._data_fetcher is None:
         return {"metrics": {}, "gradients": {}, "pending": {}}
     loop = trainer.fit_loop.epoch_loop
-    accumulating = loop._should_accumulate()
+    accumulating, manual = loop._should_accumulate(), not trainer.lightning_module.automatic_optimization
     return {
         "metrics": {name: value.detach().cpu().clone() for name, value in trainer.callback_metrics.items()},
-        "gradients": _gradients(trainer.lightning_module) if accumulating else {},
+        "gradients": _gradients(trainer.lightning_module) if accumulating or manual else {},
         "pending": {
             "epoch": trainer.current_epoch,
             "batch": loop.batch_idx,

@@ -64,13 +64,13 @@ LOOKS = {
     "writes a weight": (write, r"'0\.weight' was written to"),
     "writes past autograd": (write_past_autograd, r"'0\.weight' was written to"),
     "writes buffers": (write_buffers, r"'2\.running_mean' was written to"),
-    "exchanges a parameter": (exchange, r"'0\.weight' was replaced"),
+    "exchanges a parameter": (exchange, r"'0\.weight' was changed"),
     "exchanges the data of one": (exchange_data, r"'0\.weight' was written to"),
     "adds a module": (add_a_module, r"'5' was added or removed"),
     "removes a parameter": (remove_a_parameter, r"'0\.bias' was added or removed"),
     "trains": (train, r"the gradient of '0\.weight' was changed"),
     "drops gradients": (drop_gradients, r"the gradient of '0\.weight' was changed"),
-    "applies an edit": (apply_an_edit, r"'0\.weight' was replaced"),
+    "applies an edit": (apply_an_edit, r"'0\.weight' was changed"),
 }
 
 
@@ -154,7 +154,7 @@ def test_after_an_event_values_may_be_written_but_not_the_structure(unchanged):
     def exchange(happened: growkit.Event, grown: nn.Module) -> None:
         grown[0].bias = nn.Parameter(grown[0].bias.detach().clone())
 
-    with unchanged(model, optimizer), pytest.raises(growkit.PluginError, match=r"'0\.bias' was replaced"):
+    with unchanged(model, optimizer), pytest.raises(growkit.PluginError, match=r"'0\.bias' was changed"):
         event(model, Proposes(widen("0", 0)), Follows(exchange), example=(X,), optimizers=[optimizer])
 
 

@@ -197,4 +197,6 @@ def test_two_optimizers_of_a_fit_are_on_the_ramp_each_for_its_own_steps():
     )
     fit(make(TwoOptimizers), growth, Counts(), epochs=3)
     assert taken == [None] * 8 + [[1, 0], [2, 1], [3, 1], [4, 2]]
+    assert growth.state_dict()["rewarm"] is not None, "a checkpoint may be saved after the fit"
+    fit(make(TwoOptimizers), growth, epochs=1)
     assert growth.state_dict()["rewarm"] is None, "a ramp belongs to one run"
