@@ -38,7 +38,7 @@ def follow_loaders(trainer: pl.Trainer, states: list[dict[str, Any]]) -> Callabl
     def position() -> int | None:
         progress = trainer.fit_loop.epoch_loop.batch_progress
         # A batch that a failure broke off has begun, and will be trained on again.
-        done, begun = progress.current.processed, progress.current.ready
+        done, begun = progress.current.processed, progress.current.ready  # type: ignore[attr-defined]
         return None if progress.is_last_batch and done == begun else done
 
     def process_dataloader(loader: object) -> object:
