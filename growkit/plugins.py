@@ -15,7 +15,7 @@ import pluggy
 from growkit import hookspecs
 from growkit.errors import GrowkitError, PluginError, suggestion
 
-__all__ = ["Plugin", "PluginInfo", "Plugins", "installed"]
+__all__ = ["Plugin", "PluginInfo", "Plugins", "Watched", "installed"]
 
 _PREFIX = hookspecs.PROJECT + "_"
 _HOOKS = [name for name in vars(hookspecs) if name.startswith(_PREFIX)]
@@ -63,6 +63,10 @@ class PluginInfo:
         return f"plugin {self.name!r} ({self.distribution})"
 
 
+# Makes the context in which the hook of one plugin runs.
+Watched = Callable[[], AbstractContextManager[None]]
+
+
 class Plugins:
     """The plugins of one run: those installed under the entry point group `growkit`, and those given here.
 
@@ -108,9 +112,7 @@ class Plugins:
         """The plugins with what is known of them."""
         return [(self._info[id(plugin)], plugin) for plugin in self._plugins]
 
-    def call(
-        self, hook: str, *, watch: Callable[[], AbstractContextManager[None]] = nullcontext, **arguments: Any
-    ) -> list[tuple[str, Any]]:
+    def call(self, hook: str, *, watch: Watched = nullcontext, **arguments: Any) -> list[tuple[str, Any]]:
         """Call a hook of every plugin, in order.
 
         Args:
@@ -160,9 +162,7 @@ class Plugins:
         """Say whether any plugin has this hook."""
         return any(hook in info.hooks for info in self)
 
-    def first(
-        self, hook: str, *, watch: Callable[[], AbstractContextManager[None]] = nullcontext, **arguments: Any
-    ) -> Any | None:
+    def first(self, hook: str, *, watch: Watched = nullcontext, **arguments: Any) -> Any | None:
         """Call a first-result hook; return the first answer, or None."""
         return next((answer for _, answer in self.call(hook, watch=watch, **arguments)), None)
 

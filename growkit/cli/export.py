@@ -34,7 +34,7 @@ from growkit.cli.recipes import find
 from growkit.errors import CheckpointError, RecipeError
 from growkit.lightning.checkpoint import forget_journal, read, restore
 from growkit.plugins import Plugins
-from growkit.structure.forward import Example, tensors_in
+from growkit.structure.forward import Example, call, tensors_in
 from growkit.surgery.deepen import Deepened, ResidualBlock
 
 __all__ = ["TAKES_OVERRIDES", "add_arguments", "command"]
@@ -109,9 +109,9 @@ def _detach(model: nn.Module) -> None:
     model.cpu().eval()
 
 
-def _run(model: Callable[..., Any], example: Example) -> list[Tensor]:
+def _run(model: nn.Module, example: Example) -> list[Tensor]:
     with randomness.isolated(0):
-        return tensors_in(model(**example) if isinstance(example, Mapping) else model(*example))
+        return tensors_in(call(model, example))
 
 
 @contextmanager
@@ -210,7 +210,7 @@ def _plain(module: nn.Module) -> nn.Module:
     return nn.Sequential(OrderedDict(module.named_children())) if isinstance(module, Deepened) else module
 
 
-def _unpickle(path: Path) -> Callable[..., Any]:
+def _unpickle(path: Path) -> nn.Module:
     module: nn.Module = torch.load(path, weights_only=False)
     return module
 
@@ -244,7 +244,7 @@ def _exported(model: nn.Module, example: Example, *, dynamic: bool) -> ExportedP
     return torch.export.export(model, args, kwargs, dynamic_shapes=spec, strict=False)
 
 
-def _load_program(path: Path) -> Callable[..., Any]:
+def _load_program(path: Path) -> nn.Module:
     return torch.export.load(path).module()
 
 
@@ -252,7 +252,7 @@ _NEEDS = {
     ".pt": "a model whose classes can be pickled, and come from elsewhere than growkit",
     ".pt2": "a model that torch.export can follow",
 }
-_KINDS: dict[str, tuple[Callable[..., None], Callable[[Path], Callable[..., Any]], str]] = {
+_KINDS: dict[str, tuple[Callable[..., None], Callable[[Path], nn.Module], str]] = {
     ".pt": (_pickle, _unpickle, "torch.load({!r}, weights_only=False)"),
     ".pt2": (_save_program, _load_program, "torch.export.load({!r}).module()"),
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,7 +20,7 @@ from growkit.growth.offsets import add_offsets, check_offsets
 from growkit.growth.ranks import checksum
 from growkit.growth.select import select
 from growkit.growth.watch import Watch, refuse_stale
-from growkit.plugins import Plugins
+from growkit.plugins import Plugins, Watched
 from growkit.structure import Structure, trace_example
 from growkit.structure.forward import Example
 from growkit.surgery import Change, Deepen, Edit, Operation, ParamChange, Widen
@@ -29,8 +29,6 @@ from growkit.surgery.edits import check_edits
 __all__ = ["Event", "grow", "sizes"]
 
 _log = logging.getLogger(__name__)
-
-Watched = Callable[[], AbstractContextManager[None]]
 
 _CARRY = "growkit_carry_optimizer_state"
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -11,11 +11,9 @@ from typing import Any
 from torch.optim import Optimizer
 
 from growkit.errors import PluginError
-from growkit.plugins import Plugins
+from growkit.plugins import Plugins, Watched
 
 __all__ = ["Ramp", "Rewarm", "rewarm_after"]
-
-Watched = Callable[[], AbstractContextManager[None]]
 
 
 @dataclass(frozen=True)
