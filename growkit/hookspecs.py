@@ -90,9 +90,10 @@ def growkit_grown(event: Event, model: nn.Module) -> None:
 
 @hookspec(firstresult=True)
 def growkit_rewarm(event: Event) -> Rewarm | None:
-    """Say whether learning rates shall warm up again after an event.
+    """Say whether learning rates shall warm up again after an event, or their schedules begin anew.
 
-    Fires once an event is over. Returns how, or None to leave it to the next plugin and finally to `Growth(rewarm=)`.
+    Fires as the last hook of an event. Returns how, or None to leave it to the next plugin and finally to
+    `Growth(rewarm=)`.
     """
 
 

@@ -20,7 +20,7 @@ from pytorch_lightning.cli import LightningCLI
 
 from growkit.errors import RecipeError
 from growkit_plugins.classification import MLP, Classifier, ConvNet, Digits, FashionMNIST, sources
-from growkit_plugins.classification.data import TensorBatches
+from growkit_plugins.common import TensorBatches
 from growkit_plugins.classification.idx import read_idx
 
 IDX_TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}

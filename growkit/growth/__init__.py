@@ -6,6 +6,7 @@ from growkit.growth.context import Context
 from growkit.growth.event import Event, grow
 from growkit.growth.memory import within_memory
 from growkit.growth.ranks import Ranks
+from growkit.growth.restart import Standing
 from growkit.growth.rewarm import Ramp, Rewarm, rewarm_after
 from growkit.growth.schedule import Every, Moment, OnPlateau, Schedule, every, on_plateau, restore_schedule
 from growkit.growth.select import select
@@ -24,6 +25,7 @@ __all__ = [
     "Ranks",
     "Rewarm",
     "Schedule",
+    "Standing",
     "Watch",
     "every",
     "grow",

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from growkit.growth.private import private_copy
 from growkit.growth.ranks import Ranks
 from growkit.structure import Structure
+from growkit.structure.forward import Example
 from growkit.surgery import Journal
 
 __all__ = ["Context"]
@@ -23,12 +24,17 @@ class Context:
     Args:
         structure: of the live model.
         journal: of the edits so far.
+        example: inputs on which the model is traced and probed, a tuple of positional or a dict of keyword inputs, on
+            the model's device.
         step: optimizer steps taken so far.
         epoch: epochs finished so far.
         seed: of this event's random draws.
         loss: maps a model and a batch to the scalar training loss.
         batches: gives so many training batches, on the model's device.
         ranks: the processes that train the model.
+
+    Attributes:
+        looked_at: the most batches that were asked for at once so far.
     """
 
     def __init__(  # noqa: PLR0913 (everything that plugins may look at)
@@ -36,6 +42,7 @@ class Context:
         structure: Structure,
         journal: Journal,
         *,
+        example: Example,
         step: int,
         epoch: int,
         seed: int,
@@ -43,9 +50,11 @@ class Context:
         batches: Callable[[int], Iterable[Any]],
         ranks: Ranks | None = None,
     ) -> None:
-        self.structure, self.journal, self.step, self.epoch, self.seed = structure, journal, step, epoch, seed
+        self.structure, self.journal, self.example = structure, journal, example
+        self.step, self.epoch, self.seed = step, epoch, seed
         self.ranks = ranks or Ranks()
         self._loss, self._batches = loss, batches
+        self.looked_at = 0
         self.generator = torch.Generator().manual_seed(seed)
 
     @cached_property
@@ -62,6 +71,7 @@ class Context:
         Args:
             count: how many, at least 1; fewer come if the training set has fewer.
         """
+        self.looked_at = max(self.looked_at, count)
         return self._batches(count)
 
     @property
@@ -81,6 +91,11 @@ class Context:
         """
         return self.ranks.mean(tensor)
 
-    def loss(self, batch: Any) -> Tensor:
-        """Return the training loss of the private copy on a batch: a scalar with a gradient."""
-        return self._loss(self.model, batch)
+    def loss(self, batch: Any, model: nn.Module | None = None) -> Tensor:
+        """Return the training loss on a batch: a scalar with a gradient.
+
+        Args:
+            batch: one of `batches`.
+            model: of which; default: the private copy. A plugin may give a changed copy of that.
+        """
+        return self._loss(self.model if model is None else model, batch)

@@ -18,11 +18,11 @@ from growkit.growth.candidate import Candidate, Cost, price
 from growkit.growth.context import Context
 from growkit.growth.offsets import add_offsets, check_offsets
 from growkit.growth.ranks import checksum
+from growkit.growth.realised import LossChange
 from growkit.growth.select import select
 from growkit.growth.watch import Watch, refuse_stale
 from growkit.plugins import Plugins, Watched
 from growkit.structure import Structure, trace_example
-from growkit.structure.forward import Example
 from growkit.surgery import Change, Deepen, Edit, Operation, ParamChange, Widen
 from growkit.surgery.edits import check_edits
 
@@ -40,8 +40,8 @@ class Event:
     Attributes:
         candidates: the chosen ones, best first.
         change: what became of each parameter.
-        note: what the journal says of it: step, epoch, plugins, predicted gain, how far the output moved, what
-            optimizers dropped, and the `sizes` before and after.
+        note: what the journal says of it: step, epoch, plugins, predicted gain, the training loss before and after
+            (see `LossChange`), how far the output moved, what optimizers dropped, and the `sizes` before and after.
     """
 
     candidates: Sequence[Candidate]
@@ -54,7 +54,6 @@ def grow(
     plugins: Plugins,
     budget: Budget,
     *,
-    example: Example,
     optimizers: Sequence[Optimizer] = (),
     follow: Callable[[Event], None] | None = None,
 ) -> Event | None:
@@ -64,7 +63,6 @@ def grow(
         context: of this moment; its structure and journal follow the event.
         plugins: who proposes and selects.
         budget: limits on the size of the model.
-        example: inputs of the probe.
         optimizers: that hold parameters of the model.
         follow: lets something else follow the event, as its last part; if it raises, the event is undone.
 
@@ -74,6 +72,9 @@ def grow(
     Raises:
         GrowkitError: a candidate cannot be applied, a plugin failed or did what it may not, or the processes disagree.
             Model, optimizers, journal and the global random state are as they were.
+
+    Cost: that of `growkit.apply` and of the plugins; if something grows, two copies of the model, one after the other,
+        and two forward passes for each batch that plugins looked at.
     """
     ranks = context.ranks
     ranks.agree("the step to grow at", (context.step, len(context.journal)))
@@ -82,11 +83,13 @@ def grow(
     if not chosen:
         return None
     before = sizes(context.structure)
+    with ranks.together():
+        loss = LossChange(context)
     happened: list[Event] = []
 
     def finish(change: Change) -> None:
         add_offsets(context.structure, chosen, change)
-        happened.append(Event(chosen, change, _note(context, chosen, change, before, example)))
+        happened.append(Event(chosen, change, _note(context, chosen, change, before, loss.after())))
         context.journal.append(change, **happened[0].note)
         watch = Watch(context.structure.model, optimizers, values=True)
         with randomness.isolated():
@@ -102,7 +105,7 @@ def grow(
         return plugins.first(_CARRY, watch=watch, optimizer=optimizer, change=change, state=state)
 
     asked = carry_state if plugins.implement(_CARRY) else None
-    operation = Operation(context.structure, example, optimizers, seed=context.seed, carry_state=asked)
+    operation = Operation(context.structure, context.example, optimizers, seed=context.seed, carry_state=asked)
     recorded = len(context.journal)
     try:
         with ranks.together():
@@ -183,8 +186,8 @@ def _vetted(structure: Structure, answer: Any, hook: str, plugin: str) -> list[C
 
 
 def _alike(edit: Edit) -> Edit:
-    """Return an edit of the same price: which units are copied makes no difference."""
-    return replace(edit, copies=(0,) * len(edit.copies)) if isinstance(edit, Widen) else edit
+    """Return an edit of the same price: which units are copied, and with which shares, makes no difference."""
+    return replace(edit, copies=(0,) * len(edit.copies), shares=()) if isinstance(edit, Widen) else edit
 
 
 def _refused(plugin: str, error: GrowkitError) -> SurgeryError:
@@ -206,17 +209,17 @@ def sizes(structure: Structure) -> dict[str, Any]:
 
 
 def _note(
-    context: Context, chosen: Sequence[Candidate], change: Change, before: dict[str, Any], example: Example
+    context: Context, chosen: Sequence[Candidate], change: Change, before: dict[str, Any], loss: dict[str, Any] | None
 ) -> dict[str, Any]:
-    deepened = any(isinstance(edit, Deepen) for edit in change.edits)
-    structure = (
-        trace_example(context.structure.model, example, context.structure.plugins) if deepened else context.structure
-    )
+    structure = context.structure
+    if any(isinstance(edit, Deepen) for edit in change.edits):
+        structure = trace_example(structure.model, context.example, structure.plugins)
     return {
         "step": context.step,
         "epoch": context.epoch,
         "plugins": sorted({candidate.plugin for candidate in chosen}),
         "gain": sum(candidate.gain for candidate in chosen),
+        "loss": loss,
         "moved": change.moved,
         "dropped": list(change.dropped),
         "before": before,

@@ -1,4 +1,4 @@
-"""Warm the learning rate up again after a growth event, beside whatever schedule there is."""
+"""What becomes of learning rates after a growth event: they warm up again, their schedules restart, or both."""
 
 from __future__ import annotations
 
@@ -18,22 +18,28 @@ __all__ = ["Ramp", "Rewarm", "rewarm_after"]
 
 @dataclass(frozen=True)
 class Rewarm:
-    """A learning rate that starts low after an event and comes back to what the schedule says.
+    """What learning rates do after an event: start low and come back to their schedule, begin their schedule anew.
 
     Optimizer step k after the event, counted from 0, is made with the scheduled rate times
     `start + (1 - start) * k / steps`; from step `steps` on with the scheduled rate.
 
     Args:
-        steps: length, at least 1.
+        steps: length of the ramp, at least 1; with `restart` also 0, for none.
         start: factor of the first step, in [0, 1].
+        restart: whether all learning-rate schedulers of the trainer begin anew: with the next step, their states and
+            the settings of their optimizers (rates, momenta) are what they were when the fit began.
     """
 
-    steps: int
+    steps: int = 0
     start: float = 0.0
+    restart: bool = False
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or not 0 <= self.start <= 1:
-            raise ValueError(f"Rewarm takes steps >= 1 and start in [0, 1], not steps={self.steps}, start={self.start}")
+        if self.steps < (0 if self.restart else 1) or not 0 <= self.start <= 1:
+            raise ValueError(
+                f"Rewarm takes steps >= 1 (0 with restart) and start in [0, 1], not steps={self.steps}, "
+                f"start={self.start}, restart={self.restart}"
+            )
 
     def factor(self, step: int) -> float:
         """Return by what to multiply the rate of the given step after the event."""
@@ -41,7 +47,7 @@ class Rewarm:
 
 
 def rewarm_after(event: Any, plugins: Plugins, default: Rewarm | None, watch: Watched = nullcontext) -> Rewarm | None:
-    """Return how learning rates shall warm up again after an event: what a plugin says, else the default.
+    """Return what learning rates shall do after an event: what a plugin says, else the default.
 
     Args:
         event: that happened.

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from growkit import randomness
 from growkit.errors import GrowkitError, RankError, RecipeError
-from growkit.growth import Budget, Event, Moment, Ramp, Ranks, Rewarm, Schedule, every, restore_schedule, within_memory
+from growkit.growth import Budget, Event, Moment, Ranks, Rewarm, Schedule, every, restore_schedule, within_memory
 from growkit.lightning.averages import following_structure, go_on_averaging
 from growkit.lightning.batches import example_of, to_device
 from growkit.lightning.checkpoint import (
@@ -33,6 +33,7 @@ from growkit.lightning.files import save_whole_files
 from growkit.lightning.loaders import follow_loaders
 from growkit.lightning.override import override
 from growkit.lightning.parallel import keep_weights, ranks_of, refuse_sharding, refuse_strategy
+from growkit.lightning.rates import Rates, schedulers_of
 from growkit.lightning.resume import Phases, Scalars, catch_up, restore_scalars, rewind, scalars_of, under_way
 from growkit.lightning.surroundings import drop_compiled, restoring, stepped_out
 from growkit.plugins import Plugin, Plugins
@@ -59,7 +60,8 @@ class Growth(Phases):
             inputs. Default: `example_input_array`, else the first two entries of the first tensor of the batch.
         loss: maps a copy of the module and a batch to the scalar training loss. Default: `training_step`.
         seed: of all random draws of growth.
-        rewarm: warm learning rates up again after each event; a plugin that answers `growkit_rewarm` has precedence.
+        rewarm: warm learning rates up again after each event, or restart their schedules; a plugin that answers
+            `growkit_rewarm` has precedence.
         on_error: what becomes of an event that fails, with model, optimizers and random state as they were before it:
             "raise" ends the run, "skip" logs the error and goes on. Processes that disagree end the run in any case.
 
@@ -69,7 +71,7 @@ class Growth(Phases):
         failures: the errors of the events that were skipped.
         recompilations: how often compiled code was dropped after an event.
 
-    Cost: nothing measurable while no growth is due; see `benchmarks/` for the cost of an event.
+    Cost: nothing measurable while no growth is due; see `benchmarks/` for the cost of an event, and `grow`.
     """
 
     def __init__(  # noqa: PLR0913 (what, when, how much, and what to do when it fails)
@@ -98,7 +100,7 @@ class Growth(Phases):
         self._make_example, self._loss, self._seed = example, loss, seed
         self._example: Example | None = None
         self._grown_at = -1
-        self._ramp: Ramp | None = None
+        self._rates = Rates()
         self._ranks = Ranks()
         self._loaded: dict[str, Any] | None = None
         self._loader_states: list[dict[str, Any]] = []
@@ -163,6 +165,7 @@ class Growth(Phases):
         # Any later is too late: the training loader's iterator draws its seed before on_train_start, and the state of
         # the optimizers is loaded right after this hook.
         refuse_sharding(trainer)
+        self._rates = Rates(trainer.optimizers, schedulers_of(trainer), self._loaded and self._loaded["rewarm"])
         if self._loaded is None:
             self._grown_at = -1
             if trainer.global_step == 0:  # else the fit goes on where the last one ended
@@ -170,8 +173,6 @@ class Growth(Phases):
             return
         self._restore_randomness(self._loaded)
         restore_layout(self._loaded["layout"], pl_module, trainer.optimizers)
-        if self._loaded["rewarm"] is not None:
-            self._ramp = Ramp.from_state(self._loaded["rewarm"], trainer.optimizers)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Refuse a schedule that waits for validations that never come; catch up with the interrupted run."""
@@ -229,7 +230,7 @@ class Growth(Phases):
             plugins={name: plugin.state_dict() for name, plugin in self.plugins.stateful.items()},
             layout=layout_of(trainer.lightning_module, trainer.optimizers) if trainer is not None else [],
             grown_at=self._grown_at,
-            rewarm=None if self._ramp is None else self._ramp.state_dict(),
+            rewarm=self._rates.state_dict(),
             **under_way(trainer, self.phase),
         )
 
@@ -266,9 +267,13 @@ class Growth(Phases):
                 with self._ranks.together():
                     structure = trace_example(trainer.lightning_module, example, self.plugins)
                 context = context_of(
-                    trainer, batch, structure, self.journal, ranks=self._ranks, loss=self._loss, seed=self._seed
+                    *(trainer, batch, structure, self.journal),
+                    example=example,
+                    ranks=self._ranks,
+                    loss=self._loss,
+                    seed=self._seed,
                 )
-                grown = grow_in_training(trainer, context, self.plugins, self.budget, example, self.rewarm)
+                event = grow_in_training(trainer, context, self.plugins, self.budget, self._rates, self.rewarm)
         except GrowkitError as error:
             if self.on_error == "raise" or isinstance(error, RankError):
                 raise
@@ -276,17 +281,12 @@ class Growth(Phases):
             error.__cause__ = error.__context__ = None
             _log.warning("a growth event was skipped: %s", error)
             return
-        if grown is None:
+        if event is None:
             return
-        event, ramp = grown
         # Whoever wants the tensors follows `growkit_grown`; kept for every event they would fill the memory.
         self.events.append(replace(event, change=replace(event.change, parameters={})))
         self._grown_at = trainer.global_step
         self.recompilations += drop_compiled()
-        if ramp is not None:
-            if self._ramp is not None:
-                self._ramp.end()
-            self._ramp = ramp
         _log.info(summary(event))
 
     def _restore_randomness(self, state: dict[str, Any]) -> None:
@@ -296,10 +296,10 @@ class Growth(Phases):
     def _forget(self) -> None:
         """Let go of what belongs to one run."""
         self._unhook()
-        self._loaded = self._trainer = self._ramp = None
+        self._loaded = self._trainer = None
+        self._rates = Rates()
 
     def _unhook(self) -> None:
         """Leave module, trainer and optimizers as they were found."""
         self._undo.close()
-        if self._ramp is not None:
-            self._ramp.end()
+        self._rates.end()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from functools import partial
 from typing import Any
@@ -11,12 +11,13 @@ import pytorch_lightning as pl
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from growkit.growth import Budget, Context, Event, Ramp, Ranks, Rewarm, Watch, grow, rewarm_after
+from growkit.growth import Budget, Context, Event, Ranks, Rewarm, Watch, grow, rewarm_after
 from growkit.lightning.averages import copies_of, follow_change
 from growkit.lightning.batches import statistics_batches
 from growkit.lightning.checkpoint import note_journal
 from growkit.lightning.loss import training_loss
 from growkit.lightning.parallel import rewrap
+from growkit.lightning.rates import Rates, schedulers_of
 from growkit.plugins import Plugins
 from growkit.structure import Structure
 from growkit.structure.forward import Example
@@ -27,12 +28,13 @@ __all__ = ["context_of", "grow_in_training", "summary"]
 Loss = Callable[[nn.Module, Any], Tensor]
 
 
-def context_of(
+def context_of(  # noqa: PLR0913 (what is known of the moment)
     trainer: pl.Trainer,
     batch: Any,
     structure: Structure,
     journal: Journal,
     *,
+    example: Example,
     ranks: Ranks,
     loss: Loss | None,
     seed: int,
@@ -44,6 +46,7 @@ def context_of(
         batch: the coming one, on its device.
         structure: of the module.
         journal: of the edits so far.
+        example: inputs of the trace and the probe, on the device of the module.
         ranks: the processes of the run.
         loss: see `Growth`; None for what `training_step` returns.
         seed: of this run's growth.
@@ -52,6 +55,7 @@ def context_of(
     return Context(
         structure,
         journal,
+        example=example,
         step=trainer.global_step,
         epoch=trainer.current_epoch,
         seed=seed,
@@ -62,8 +66,8 @@ def context_of(
 
 
 def grow_in_training(
-    trainer: pl.Trainer, context: Context, plugins: Plugins, budget: Budget, example: Example, rewarm: Rewarm | None
-) -> tuple[Event, Ramp | None] | None:
+    trainer: pl.Trainer, context: Context, plugins: Plugins, budget: Budget, rates: Rates, rewarm: Rewarm | None
+) -> Event | None:
     """Grow the module of a trainer; optimizers, averages, wrappers and learning rates follow.
 
     Args:
@@ -71,11 +75,11 @@ def grow_in_training(
         context: of this moment.
         plugins: who proposes and selects.
         budget: limits on the size of the model.
-        example: inputs of the probe, on the device of the module.
-        rewarm: how learning rates warm up again if no plugin says so.
+        rates: of the fit.
+        rewarm: what they do after the event if no plugin says so.
 
     Returns:
-        The event, and the rates that warm up again, if any; None if nothing grew.
+        The event; None if nothing grew.
 
     Raises:
         GrowkitError: the event failed, and everything is as it was before.
@@ -88,15 +92,19 @@ def grow_in_training(
             answer = rewarm_after(event, plugins, rewarm, Watch(module, optimizers))
             chosen.append(context.ranks.first("how rates warm up", answer))
             taken_back.callback(follow_change(trainer, module, event.change))
+            if chosen[0] is not None and chosen[0].restart:
+                taken_back.callback(rates.restart(schedulers_of(trainer)))
 
-        event = grow(context, plugins, budget, example=example, optimizers=optimizers, follow=follow)
+        event = grow(context, plugins, budget, optimizers=optimizers, follow=follow)
         taken_back.pop_all()
     if event is None:
         return None
     for each in (module, *copies_of(trainer, module)):
         note_journal(each, context.journal)
     rewrap(trainer)
-    return event, None if chosen[0] is None else Ramp(chosen[0], trainer.optimizers)
+    if chosen[0] is not None:
+        rates.warm_up(chosen[0])
+    return event
 
 
 def _optimizers(trainer: pl.Trainer) -> list[Optimizer]:
@@ -116,5 +124,13 @@ def summary(event: Event) -> str:
     ]
     return (
         f"step {event.note['step']}: {', '.join(event.note['plugins'])} grew {', '.join(widths) or 'the model'}; "
-        f"{before['parameters']:,} -> {after['parameters']:,} parameters"
+        f"{before['parameters']:,} -> {after['parameters']:,} parameters; {_loss(event.note)}"
     )
+
+
+def _loss(note: Mapping[str, Any]) -> str:
+    """Describe what an event did to the loss, and what was predicted."""
+    if note["loss"] is None:
+        return f"predicted gain {note['gain']:.3g}"
+    before, after = float(note["loss"]["before"]), float(note["loss"]["after"])
+    return f"loss {before:.5g} -> {after:.5g}, a gain of {before - after:.3g}; predicted {note['gain']:.3g}"

@@ -20,10 +20,11 @@ from growkit.surgery.attributes import follow_sizes, resize_modules
 from growkit.surgery.carry import AxisMaps, Change, ParamChange, apply_maps
 from growkit.surgery.configuration import follow_configuration
 from growkit.surgery.deepen import insert_block, running, set_children
-from growkit.surgery.edits import Deepen, Edit, Widen, check_edits, merge
+from growkit.surgery.edits import Deepen, Edit, Widen, check_edits
 from growkit.surgery.enrol import enrol
 from growkit.surgery.fresh import initialise_new_units
 from growkit.surgery.gains import follow_directions
+from growkit.surgery.merge import merge
 from growkit.surgery.optimizer import CarryState, OptimizerPlan, with_inner
 from growkit.surgery.removal import check_removals
 from growkit.surgery.sites import Sites, successor
@@ -116,7 +117,6 @@ class Operation:
         probes = probes_of(self.model, self.example)
         with torch.inference_mode(False), torch.no_grad():
             changes = self._plan(units)
-            follow_directions(self.structure.gains, changes, self.structure.tensors)
             plans = [OptimizerPlan(each, changes, self.carry_state) for each in with_inner(self.optimizers)]
         self._undo = []
         try:
@@ -164,10 +164,10 @@ class Operation:
                 continue
             old, shift = named[name], self.structure.shifts.get(name, 0.0)
             new = successor(old, apply_maps(old, maps, "weight", shift))
-            if old.grad is not None:
-                gradient = apply_maps(old.grad.to_dense() if old.grad.is_sparse else old.grad, maps, "gradient")
-                new.grad = gradient.to_sparse(old.grad.sparse_dim()) if old.grad.is_sparse else gradient
             changes.append(ParamChange(name, old, new, maps, shift))
+        follow_directions(self.structure.gains, changes, named)
+        for change in changes:
+            _carry_gradient(change)
         return changes
 
     # ------------------------------------------------------------- committing
@@ -236,3 +236,10 @@ class Operation:
             if len(edits) == 1 and isinstance(edits[0], Widen):
                 freeze(self.structure[edits[0].width].symbol, f"failed its probe: {error.seen}")
             raise
+
+
+def _carry_gradient(change: ParamChange) -> None:
+    gradient = change.old.grad
+    if gradient is not None:
+        carried = change.carry(gradient.to_dense() if gradient.is_sparse else gradient, like="gradient")
+        change.new.grad = carried.to_sparse(gradient.sparse_dim()) if gradient.is_sparse else carried

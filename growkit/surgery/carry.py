@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
@@ -21,7 +21,16 @@ from growkit.surgery.units import UnitMap
 
 __all__ = ["AxisMap", "AxisMaps", "Change", "Like", "ParamChange"]
 
-Like = Literal["weight", "gradient", "square", "copy"]
+Like = Literal["weight", "gradient", "square", "magnitude", "step", "copy"]
+
+# What a share does to what behaves so.
+_OF_SHARES: dict[str, Callable[[Tensor], Tensor]] = {
+    **dict.fromkeys(("weight", "gradient"), torch.clone),
+    "square": torch.square,
+    "magnitude": torch.abs,
+    "step": torch.sign,
+    "copy": torch.ones_like,
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +49,7 @@ class AxisMap:
     gradient: Sequence[Term]
     shares: bool = False
     state: Sequence[Term] | None = None
+    _made: dict[Like, list[Selection]] = field(default_factory=dict, init=False, repr=False)
 
     @cached_property
     def for_state(self) -> AxisMap:
@@ -48,31 +58,23 @@ class AxisMap:
 
     def apply(self, tensor: Tensor, axis: int, like: Like) -> Tensor:
         """Return the tensor with this axis at its new length; positions that come from nowhere are zero."""
-        if like == "copy":
-            return self._copy.of(tensor, axis)
-        first, *others = self._weight if like == "weight" else self._gradient
+        first, *others = self._selections(like)
         if like == "square" and others:
             # Gradients of merged units add, so their root mean squares do.
-            return self.apply(tensor.sqrt(), axis, "gradient").square()
-        result = first.of(tensor, axis, power=2 if like == "square" else 1)
+            return self.apply(tensor.sqrt(), axis, "magnitude").square()
+        result = first.of(tensor, axis)
         for other in others:
             other.add_to(result, tensor, axis)
         return result
 
-    # What one tensor needs is worked out once, and serves every tensor that goes with it.
-
-    @cached_property
-    def _weight(self) -> list[Selection]:
-        return [Selection(*term) for term in self.weight]
-
-    @cached_property
-    def _gradient(self) -> list[Selection]:
-        return [Selection(*term) for term in self.gradient]
-
-    @cached_property
-    def _copy(self) -> Selection:
-        source = self.gradient[0][0]
-        return Selection(source, torch.ones(len(source), dtype=torch.float64))
+    def _selections(self, like: Like) -> list[Selection]:
+        """Return what to add up. It is worked out once, and serves every tensor that goes with the one before."""
+        if like not in self._made:
+            terms = self.weight if like == "weight" else self.gradient
+            if like in {"step", "copy"}:
+                terms = terms[:1]  # neither adds
+            self._made[like] = [Selection(source, _OF_SHARES[like](share)) for source, share in terms]
+        return self._made[like]
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,8 +106,9 @@ class ParamChange:
         Args:
             tensor: same shape as `old`; any device and dtype. Not modified.
             like: how its entries behave when a unit is copied: "weight" (outgoing entries are shared out, as in a
-                moving average of the weights), "gradient" (incoming entries are, as in a momentum), "square" (of a
-                gradient, as in Adam's second moment), "copy" (none).
+                moving average of the weights), "gradient" (incoming entries are, as in a momentum), "square" or
+                "magnitude" (of a gradient, as in the second moment of Adam and the norm of Adamax), "step" (a gradient
+                by its own size, so that only the sign of a share counts, as in the momentum of RMSprop), "copy" (none).
 
         Returns:
             A new tensor.

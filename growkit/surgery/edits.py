@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,16 +16,16 @@ from growkit.structure import Structure, Width
 from growkit.surgery.deepen import Deepen
 from growkit.surgery.units import POLICIES, Policy, UnitMap
 
-__all__ = ["Deepen", "Edit", "Narrow", "Widen", "check_edits", "merge"]
+__all__ = ["Deepen", "Edit", "Narrow", "Widen", "check_edits"]
 
 
 @dataclass(frozen=True)
 class Widen:
     """Add units to a width: copies of existing ones, new ones, or both. Function-preserving.
 
-    A copy has the incoming weights of its original; original and copies share the outgoing weights equally. A new
-    unit has incoming weights as its layer initialises them, and zero outgoing weights. Copies are placed after the
-    existing units in the order given, new units after them.
+    A copy has the incoming weights of its original; original and copies share the outgoing weights, equally unless
+    `shares` says otherwise. A new unit has incoming weights as its layer initialises them, and zero outgoing weights.
+    Copies are placed after the existing units in the order given, new units after them.
 
     Args:
         width: name of the width.
@@ -35,8 +36,12 @@ class Widen:
         state: what becomes of optimizer state that gathers gradients: "carry" gives each copy what it would have
             gathered; "copy" gives it all that its original has; with "zero" copies start from nothing, and originals
             keep what they have. Averages of weights follow the weights in any case.
+        shares: for each entry of `copies`, what part of its original's outgoing weights that copy takes: any finite
+            numbers, negative ones included. The original keeps what is left of 1. Empty for equal shares, which units
+            must have that are not only summed (see `Width.uniform` and `Width.copies_only`).
 
-    Source: Chen, Goodfellow and Shlens, Net2Net (2016), arXiv:1511.05641, there with random choice of `copies`.
+    Source: Chen, Goodfellow and Shlens, Net2Net (2016), arXiv:1511.05641, there with random choice of `copies` and
+    equal shares; `shares` as in Wu, Ye, Lei, Lee and Liu, signed splitting (2020), arXiv:2003.10392.
     """
 
     width: str
@@ -44,10 +49,12 @@ class Widen:
     new: int = 0
     output: bool = False
     state: Policy = "carry"
+    shares: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         _normalise(self, "copies")
         object.__setattr__(self, "new", _whole(self, "new", self.new))
+        object.__setattr__(self, "shares", self._real_shares())
         if self.new < 0 or not (self.copies or self.new):
             raise SurgeryError(
                 f"{self} adds nothing",
@@ -90,12 +97,41 @@ class Widen:
         source = torch.cat([torch.arange(width.size), added])
         counts = torch.bincount(source[source >= 0], minlength=width.size).double()
         share = torch.where(source < 0, 0.0, 1.0 / counts[source.clamp(min=0)])
+        if self.shares:
+            taken = torch.tensor([*self.shares, *[0.0] * self.new], dtype=torch.float64)
+            kept = torch.ones(width.size, dtype=torch.float64)
+            share = torch.cat([kept.index_add_(0, added.clamp(min=0), -taken), taken])
         if self.output:
             # Nobody has listened to the copies so far; what follows goes on listening to their originals alone.
             share = (source == torch.arange(len(source))).double()
         return UnitMap(source, share, width.size, policy=self.state)
 
+    def _real_shares(self) -> tuple[float, ...]:
+        """Return the shares as floats."""
+        try:
+            given = list(self.shares)
+            finite = all(map(math.isfinite, given))
+        except (TypeError, ValueError, OverflowError, RuntimeError):
+            given, finite = [], False
+        if not finite or len(given) not in {0, len(self.copies)} or (given and self.output):
+            raise SurgeryError(
+                f"{self} does not share its units out",
+                seen=f"shares={self.shares!r} for {len(self.copies)} copies, output={self.output}",
+                expected="a finite number for each entry of `copies`; none with output=True, where copies take nothing",
+                advice="leave `shares` out to share equally; what the originals keep is not listed",
+            )
+        return tuple(map(float, given))
+
     def _check_exact(self, width: Width) -> None:
+        together = width.uniform or width.copies_only
+        if self.shares and together:
+            raise SurgeryError(
+                f"{self} shares out units that are not only summed",
+                seen=f"shares={list(self.shares)}, where {together}",
+                expected="equal shares: what looks at all units together sees no shares, and its gradients do not "
+                "follow them",
+                advice="leave `shares` out, or pass exact=False if the output may change",
+            )
         if width.copies_only and self.new:
             raise SurgeryError(
                 f"{self} would change what the model computes",
@@ -179,36 +215,6 @@ class Narrow:
 Edit = Widen | Narrow | Deepen
 
 _LISTED = 8  # more names than that are no help in a message
-
-
-def merge(edits: Iterable[Edit]) -> list[Edit]:
-    """Join the edits of one width into one, keeping the order of first mention.
-
-    Raises:
-        SurgeryError: one width is both widened and narrowed, or narrowed twice, or widened with different `state`.
-    """
-    merged: dict[Any, Edit] = {}
-    for edit in edits:
-        key = edit if isinstance(edit, Deepen) else edit.width
-        before = merged.get(key)
-        if before is None:
-            merged[key] = edit
-        elif isinstance(before, Widen) and isinstance(edit, Widen) and before.state == edit.state:
-            merged[key] = _joined(before, edit)
-        else:
-            raise SurgeryError(
-                f"two edits of {key!r} cannot be made at once",
-                seen=f"{before} and {edit}",
-                expected="one edit a width, or several that widen it, with one `state`",
-                advice="apply them one after the other",
-            )
-    return list(merged.values())
-
-
-def _joined(before: Widen, edit: Widen) -> Widen:
-    return replace(
-        before, copies=before.copies + edit.copies, new=before.new + edit.new, output=before.output or edit.output
-    )
 
 
 def check_edits(structure: Structure, edits: Sequence[Edit], *, exact: bool) -> None:

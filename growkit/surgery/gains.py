@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from growkit.surgery.carry import ParamChange
+from growkit.surgery.carry import AxisMap, ParamChange
 from growkit.surgery.sites import successor
 
 __all__ = ["follow_directions"]
@@ -37,6 +38,19 @@ def follow_directions(
             changes.append(by_name[gain])
         target = by_name[gain]
         target.new.data.copy_(grown * target.carry(old, like="copy").sign())
+        changes[changes.index(target)] = by_name[gain] = replace(target, maps=tuple(map(_unsigned, target.maps)))
+
+
+def _unsigned(mapped: AxisMap | None) -> AxisMap | None:
+    """Return the map of a gain whose direction has the signs of the shares already."""
+    if mapped is None:
+        return None
+    (_, share), (source, scale) = mapped.weight[0], mapped.gradient[0]
+    return replace(
+        mapped,
+        weight=[(origin, weight.abs()) for origin, weight in mapped.weight],
+        gradient=[(source, scale * share.sign()), *mapped.gradient[1:]],
+    )
 
 
 def _norm(tensor: Tensor, dims: list[int]) -> Tensor:

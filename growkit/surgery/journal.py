@@ -25,10 +25,12 @@ _DEPTH = 64  # no note needs deeper nesting, and much deeper ones exhaust Python
 _KINDS: dict[str, type[Any]] = {"widen": Widen, "narrow": Narrow, "deepen": Deepen}
 _FIELDS: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("width", "after", "kind", "state"), (str,)),
-    **dict.fromkeys(("copies", "remove", "into"), (list,)),
+    **dict.fromkeys(("copies", "remove", "into", "shares"), (list,)),
     **dict.fromkeys(("output", "residual"), (bool,)),
     **{"new": (int,), "size": (int,), "hidden": (int, type(None))},
 }
+# Fields that came later are left out at these values: the journals of most runs stay what an older growkit reads.
+_LEFT_OUT: dict[str, Any] = {"state": "carry", "shares": []}
 
 
 @dataclass(frozen=True)
@@ -168,8 +170,9 @@ def edit_to_dict(edit: Edit) -> dict[str, Any]:
     """Return an edit as plain data, its kind under "edit"."""
     kind = next(name for name, cls in _KINDS.items() if type(edit) is cls)
     fields = json.loads(json.dumps(asdict(edit)))
-    if fields.get("state") == "carry":
-        del fields["state"]  # so that the journals of most runs stay what an older growkit reads
+    for key, default in _LEFT_OUT.items():
+        if fields.get(key) == default:
+            del fields[key]
     return {"edit": kind, **fields}
 
 
@@ -205,7 +208,8 @@ def _fits(field: str, value: Any) -> bool:
     """Say whether a field of an edit has its type; fields that no edit has are found by its constructor."""
     if field in _FIELDS and type(value) not in _FIELDS[field]:
         return False
-    return not isinstance(value, list) or all(type(unit) is int for unit in value)
+    numbers = (int, float) if field == "shares" else (int,)
+    return not isinstance(value, list) or all(type(number) in numbers for number in value)
 
 
 def _is_deeper(value: Any, depth: int) -> bool:

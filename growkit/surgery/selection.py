@@ -26,11 +26,11 @@ class Selection:
     def __init__(self, source: Tensor, scale: Tensor) -> None:
         self._source, self._scale = source, scale
 
-    def of(self, tensor: Tensor, axis: int, *, power: int = 1) -> Tensor:
-        """Return a new tensor of the selected entries times a power of their factors."""
+    def of(self, tensor: Tensor, axis: int) -> Tensor:
+        """Return a new tensor of the selected entries times their factors."""
         if self._scaled and self._has_long_runs(tensor, axis):
-            return self._run_by_run(tensor, axis, power)
-        return self._entries(tensor, axis, slice(None), power)
+            return self._run_by_run(tensor, axis)
+        return self._entries(tensor, axis, slice(None))
 
     def add_to(self, result: Tensor, tensor: Tensor, axis: int) -> None:
         """Add the selected entries times their factors."""
@@ -41,9 +41,9 @@ class Selection:
     def _scaled(self) -> bool:
         return bool(((self._scale != 1) & (self._source >= 0)).any())
 
-    def _entries(self, tensor: Tensor, axis: int, at: slice | Tensor, power: int = 1) -> Tensor:
+    def _entries(self, tensor: Tensor, axis: int, at: slice | Tensor) -> Tensor:
         source = self._source[at].to(tensor.device)
-        scale = (self._scale[at] ** power).to(tensor) if self._scaled else None
+        scale = self._scale[at].to(tensor) if self._scaled else None
         held = source.clamp(min=0)
         if scale is not None and _is_table(tensor, axis):
             rows = nn.functional.embedding_bag(
@@ -78,7 +78,7 @@ class Selection:
         lengths = torch.diff(starts, append=torch.tensor([len(self._source)]))
         return lengths.tolist(), self._source[starts].tolist(), self._scale[starts].tolist()
 
-    def _run_by_run(self, tensor: Tensor, axis: int, power: int) -> Tensor:
+    def _run_by_run(self, tensor: Tensor, axis: int) -> Tensor:
         lengths, firsts, factors = self._runs
         result = tensor.new_empty([*tensor.shape[:axis], len(self._source), *tensor.shape[axis + 1 :]])
         targets = torch.split(result, lengths, axis)
@@ -88,7 +88,7 @@ class Selection:
             elif factor == 1:
                 target.copy_(tensor.narrow(axis, first, length))
             else:
-                torch.mul(tensor.narrow(axis, first, length), factor**power, out=target)
+                torch.mul(tensor.narrow(axis, first, length), factor, out=target)
         return result
 
 

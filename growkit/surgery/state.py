@@ -1,8 +1,8 @@
 """What optimizers keep for a parameter, and how it goes through a change.
 
 State shaped like its parameter is carried through the axis maps of the parameter, as what it behaves like: a gradient,
-the square of one, the weight, or none of them (a step size is copied). Adafactor's factored second moments are carried
-so that their product is. Scalars stay.
+the square of one, its magnitude, a step along it, the weight, or none of them (a step size is copied). Adafactor's
+factored second moments are carried so that their product is. Scalars stay.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = ["carried", "like_of", "refusal"]
 _LIKE: dict[str, Like] = {
     "momentum_buffer": "gradient",
     "exp_avg": "gradient",
-    "exp_inf": "gradient",
+    "exp_inf": "magnitude",
     "grad_avg": "gradient",
     "prev": "gradient",
     "exp_avg_sq": "square",
@@ -46,7 +46,7 @@ def like_of(key: str, state: Mapping[str, Any]) -> Like:
     """Say how an entry of the state of a parameter behaves."""
     # RMSprop keeps a momentum of normalised steps, not of gradients.
     steps = key == "momentum_buffer" and "square_avg" in state
-    return "copy" if steps else _LIKE.get(key, "copy")
+    return "step" if steps else _LIKE.get(key, "copy")
 
 
 def carried(optimizer: Optimizer, change: ParamChange, state: Mapping[str, Any]) -> dict[str, Any]:

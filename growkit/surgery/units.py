@@ -23,8 +23,8 @@ class UnitMap:
 
     Attributes:
         source: old unit of each new unit, shape (new size,), int64; -1 for new units.
-        share: what part of the old unit's outgoing weight each new unit carries, shape (new size,), float64; sums
-            to 1 over the copies of a unit, 0 for new units.
+        share: what part of the old unit's outgoing weight each new unit carries, shape (new size,), float64; any
+            numbers that sum to 1 over a unit and its copies, 0 for new units.
         size: number of old units.
         folds: further old units whose outgoing weight a new unit takes over: pairs of the old unit of each new one,
             -1 for none, and ones.

@@ -70,7 +70,7 @@ class PluginConformance:
             twins = [copy.deepcopy(model), copy.deepcopy(model)]
             for number, twin in enumerate(twins):
                 with randomness.isolated(number):
-                    grow(self._context(twin, x), Plugins([self.make()]), Budget(), example=(x,))
+                    grow(self._context(twin, x), Plugins([self.make()]), Budget())
             assert _equal(twins[0].state_dict(), twins[1].state_dict()), name
 
     def test_training_goes_on(self) -> None:
@@ -81,7 +81,7 @@ class PluginConformance:
                 optimizer.zero_grad()
                 F.cross_entropy(model(x), _labels(x)).backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
-                grow(self._context(model, x), Plugins([self.make()]), Budget(), example=(x,), optimizers=[optimizer])
+                grow(self._context(model, x), Plugins([self.make()]), Budget(), optimizers=[optimizer])
             held = [id(p) for group in optimizer.param_groups for p in group["params"]]
             assert held == [id(p) for p in model.parameters()], name
 
@@ -91,12 +91,13 @@ class PluginConformance:
             def growkit_propose(self) -> Iterator[Candidate]:
                 return (Candidate(edit) for edit in edits)
 
-        return grow(self._context(model, x), Plugins([Given()]), Budget(), example=(x,))
+        return grow(self._context(model, x), Plugins([Given()]), Budget())
 
     def _context(self, model: nn.Module, x: Tensor) -> Context:
         return Context(
             trace(model, x),
             Journal(),
+            example=(x,),
             step=0,
             epoch=0,
             seed=1,

@@ -2,12 +2,13 @@
 
 import growkit
 from growkit_plugins.baselines.net2net import Net2Net
+from growkit_plugins.baselines.random_split import RandomSplit
 from growkit_plugins.baselines.random_units import RandomUnits
 
-__all__ = ["Net2Net", "RandomUnits"]
+__all__ = ["Net2Net", "RandomSplit", "RandomUnits"]
 
 
 @growkit.hookimpl
 def growkit_plugin_classes() -> list[type[growkit.Plugin]]:
-    """Offer `Net2Net` and `RandomUnits` to recipes."""
-    return [Net2Net, RandomUnits]
+    """Offer `Net2Net`, `RandomSplit` and `RandomUnits` to recipes."""
+    return [Net2Net, RandomSplit, RandomUnits]

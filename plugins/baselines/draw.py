@@ -1,4 +1,4 @@
-"""Which units to grow when nothing is known of them: drawn at random, evenly over the widths."""
+"""Which units to grow when nothing is known of them: drawn at random, from each width or from all together."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 
 import growkit
 
-__all__ = ["draw_units"]
+__all__ = ["check_fraction", "draw_among_all", "draw_units"]
 
 
 def draw_units(
@@ -31,6 +31,24 @@ def draw_units(
         pairs.extend((width, unit) for unit in units)
     order = torch.randperm(len(pairs), generator=generator).tolist()
     return [pairs[position] for position in order]
+
+
+def draw_among_all(
+    widths: Sequence[growkit.Width], fraction: float, generator: torch.Generator
+) -> list[tuple[growkit.Width, int]]:
+    """Draw a share of the units of all widths together, without replacement.
+
+    Args:
+        widths: where to draw.
+        fraction: share of all units, in (0, 1]; at least one unit.
+        generator: of the draw.
+
+    Returns:
+        (width, unit) pairs in random order.
+    """
+    pairs = [(width, unit) for width in widths for unit in range(width.size)]
+    count = max(1, round(fraction * len(pairs)))
+    return [pairs[position] for position in torch.randperm(len(pairs), generator=generator)[:count].tolist()]
 
 
 def check_fraction(fraction: float) -> float:

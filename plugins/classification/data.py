@@ -1,40 +1,22 @@
-"""Two data sets of small grey images, held in memory as normalised float tensors."""
+"""Sets of small grey images, held in memory as normalised float tensors."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import cached_property
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader
 
 from growkit import RecipeError
+from growkit_plugins.common import Source, TensorBatches, batches_of, optional
 
 from .idx import read_idx
-from .sources import fashion_mnist_files, optional
+from .official import OfficialImages, Part
+from .sources import fashion_mnist_source, mnist_source
 
-__all__ = ["Digits", "FashionMNIST", "TensorBatches"]
-
-# The mean and the standard deviation of all pixels of the 60,000 training images, scaled to [0, 1].
-_FASHION_MEAN, _FASHION_STD = 0.2860, 0.3530
-
-
-class TensorBatches(TensorDataset):
-    """A `TensorDataset` that gives whole batches at once, which is several times as fast as image by image.
-
-    A `DataLoader` over it needs `collate_fn=TensorBatches.collate`, because its batches need no collation.
-    """
-
-    def __getitems__(self, indices: list[int]) -> tuple[Tensor, ...]:
-        chosen = torch.tensor(indices)
-        return tuple(tensor[chosen] for tensor in self.tensors)
-
-    @staticmethod
-    def collate(batch: Sequence[Tensor]) -> Sequence[Tensor]:
-        """Return `batch` as it is."""
-        return batch
+__all__ = ["MNIST", "Digits", "FashionMNIST"]
 
 
 class Digits(pl.LightningDataModule):
@@ -55,11 +37,11 @@ class Digits(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
         """Return shuffled batches of the training images."""
-        return _loader(self._parts[0], self.batch_size, shuffle=True)
+        return batches_of(self._parts[0], self.batch_size, shuffle=True)
 
     def val_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
         """Return batches of the validation images, in a fixed order."""
-        return _loader(self._parts[1], self.batch_size)
+        return batches_of(self._parts[1], self.batch_size)
 
     @cached_property
     def _parts(self) -> tuple[TensorBatches, TensorBatches]:
@@ -72,79 +54,59 @@ class Digits(pl.LightningDataModule):
         return TensorBatches(train, train_labels), TensorBatches(val, val_labels)
 
 
-class FashionMNIST(pl.LightningDataModule):
-    """Fashion-MNIST: 60,000 official training images, of which some are held out to validate, 10,000 to test.
+class _IdxImages(OfficialImages):
+    """Images and labels in the idx format.
 
-    Batches are images (N, 1, 28, 28), float32 with mean 0 and standard deviation 1 over the official training
-    images, and labels (N,), int64 in 0 to 9. Missing and broken files raise `RecipeError`.
-
-    Args:
-        root: folder with the files, directly or in FashionMNIST/raw, plain or `.gz`. None: the folder in the
-            environment variable GROWKIT_DATA, else the user's cache, filled by one download of 31 MB.
-        batch_size: number of images in a batch; at least 1.
-        held_out: number of training images that validate instead; at least 1.
-        limit: train on so many of the remaining images only, at least 1; None trains on all.
-        seed: chooses the images that are held out, and those within the limit.
+    Attributes:
+        mean: of all pixels of the official training images, scaled to [0, 1].
+        std: their standard deviation.
     """
 
-    def __init__(
-        self,
-        root: str | None = None,
-        batch_size: int = 128,
-        held_out: int = 5000,
-        limit: int | None = None,
-        seed: int = 0,
-    ) -> None:
-        super().__init__()
-        self.root = root
-        self.batch_size = batch_size
-        self.held_out = held_out
-        self.limit = limit
-        self.seed = seed
+    mean: float
+    std: float
 
-    def prepare_data(self) -> None:
-        """Download the files where that is needed; Lightning calls this in one process only."""
-        fashion_mnist_files(self.root)
-
-    def train_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
-        """Return shuffled batches of the training images that are not held out."""
-        return _loader(self._parts[0], self.batch_size, shuffle=True)
-
-    def val_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
-        """Return batches of the images that are held out, in a fixed order."""
-        return _loader(self._parts[1], self.batch_size)
-
-    def test_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
-        """Return batches of the official test images, in a fixed order."""
-        return _loader(TensorBatches(*self._read("t10k")), self.batch_size)
-
-    @cached_property
-    def _parts(self) -> tuple[TensorBatches, TensorBatches]:
-        images, labels = self._read("train")
-        if not 0 < self.held_out < len(images) or (self.limit is not None and self.limit < 1):
+    def read(self, part: Part) -> tuple[Tensor, Tensor]:
+        """Return all images and labels of a part, normalised."""
+        files, stem = self.source().find(self.root), {"train": "train", "test": "t10k"}[part]
+        pixels, labels = (read_idx(files[f"{stem}-{kind}"]) for kind in ("images-idx3-ubyte", "labels-idx1-ubyte"))
+        if pixels.shape[1:] != (28, 28) or labels.shape != pixels.shape[:1]:
             raise RecipeError(
-                "FashionMNIST could not be split into training and validation images",
-                seen=f"held_out={self.held_out}, limit={self.limit} for {len(images)} images",
-                expected=f"held_out from 1 to {len(images) - 1}; limit at least 1, or None",
-                advice="choose other values for the data of the recipe",
-            )
-        order = torch.randperm(len(images), generator=torch.Generator().manual_seed(self.seed))
-        val, train = order[: self.held_out], order[self.held_out :][: self.limit]
-        return TensorBatches(images[train], labels[train]), TensorBatches(images[val], labels[val])
-
-    def _read(self, part: str) -> tuple[Tensor, Tensor]:
-        files = fashion_mnist_files(self.root)
-        pixels, labels = (read_idx(files[f"{part}-{kind}-ubyte"]) for kind in ("images-idx3", "labels-idx1"))
-        if pixels.shape != (len(labels), 28, 28) or labels.ndim != 1:
-            raise RecipeError(
-                f"the images and labels in {files[f'{part}-images-idx3-ubyte'].parent} do not fit together",
+                f"the images and labels in {files[f'{stem}-images-idx3-ubyte'].parent} do not fit together",
                 seen=f"images of the shape {pixels.shape}, labels of the shape {labels.shape}",
                 expected="images (N, 28, 28) and labels (N,)",
-                advice="replace the files by those of Fashion-MNIST",
+                advice=f"replace the files by those of {self.source().title}",
             )
-        images = torch.from_numpy(pixels).float().div_(255).sub_(_FASHION_MEAN).div_(_FASHION_STD)
+        images = torch.from_numpy(pixels).float().div_(255).sub_(self.mean).div_(self.std)
         return images.unsqueeze(1), torch.from_numpy(labels).long()
 
 
-def _loader(data: TensorBatches, batch_size: int, *, shuffle: bool = False) -> DataLoader[tuple[Tensor, ...]]:
-    return DataLoader(data, batch_size, shuffle=shuffle, collate_fn=TensorBatches.collate)
+class FashionMNIST(_IdxImages):
+    """Fashion-MNIST: 60,000 official training images, of which some are held out to validate, 10,000 to test.
+
+    Batches are images (N, 1, 28, 28), float32 with mean 0 and standard deviation 1 over the official training
+    images, and labels (N,), int64 in 0 to 9. The files lie in the folder directly or in FashionMNIST/raw, plain or
+    `.gz`; 31 MB to download. Arguments and errors: see `OfficialImages`.
+    """
+
+    mean, std = 0.2860, 0.3530
+
+    @staticmethod
+    def source() -> Source:
+        """Return where the files are."""
+        return fashion_mnist_source()
+
+
+class MNIST(_IdxImages):
+    """MNIST: 60,000 official training images, of which some are held out to validate, 10,000 to test.
+
+    Batches are images (N, 1, 28, 28), float32 with mean 0 and standard deviation 1 over the official training
+    images, and labels (N,), int64 in 0 to 9. The files lie in MNIST/raw, plain or `.gz`; 12 MB to download.
+    Arguments and errors: see `OfficialImages`.
+    """
+
+    mean, std = 0.1307, 0.3081
+
+    @staticmethod
+    def source() -> Source:
+        """Return where the files are."""
+        return mnist_source()

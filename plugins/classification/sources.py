@@ -1,107 +1,70 @@
-"""Where the files of Fashion-MNIST are found, and how they are fetched."""
+"""The files of the image sets."""
 
 from __future__ import annotations
 
-import os
-from importlib import import_module
-from pathlib import Path
-from types import ModuleType
+from collections.abc import Mapping
 
-from growkit import RecipeError
+from growkit_plugins.common import Remote, Source, optional
 
-__all__ = ["fashion_mnist_files", "optional"]
+__all__ = ["cifar10_source", "fashion_mnist_source", "mnist_source", "optional"]
 
-_URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
 _MD5 = {
     "train-images-idx3-ubyte": "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
     "train-labels-idx1-ubyte": "25c81989df183df01b3e8a0aad5dffbe",
     "t10k-images-idx3-ubyte": "bef4ecab320f06d8554ea6380940ec79",
     "t10k-labels-idx1-ubyte": "bb300cfdad3c16e7a12a480ee83cd310",
 }
-_SUBFOLDER = Path("FashionMNIST", "raw")
-_BY_HAND = (
-    "download the four files from https://github.com/zalandoresearch/fashion-mnist, or install the Debian "
-    "package dataset-fashion-mnist, which puts them in /usr/share/datasets/fashion-mnist; then name their "
-    "folder with --data.root FOLDER or the environment variable GROWKIT_DATA"
+_MNIST_MD5 = {
+    "train-images-idx3-ubyte": "f68b3c2dcbeaaa9fbdd348bbdeb94873",
+    "train-labels-idx1-ubyte": "d53e105ee54ea40749a09fcbcd1e9432",
+    "t10k-images-idx3-ubyte": "9fb629c4189551a2d022fa330f9573f3",
+    "t10k-labels-idx1-ubyte": "ec29112dd5afa0611ce80d1b7f02629c",
+}
+_CIFAR10 = Remote(
+    "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
+    "md5:c58f30108f718f92721af3b95e74349a",
+    "cifar-10-python.tar.gz",
 )
 
 
-def fashion_mnist_files(root: str | None = None) -> dict[str, Path]:
-    """Find the four files of Fashion-MNIST, and download them where nobody named a folder.
+def fashion_mnist_source() -> Source:
+    """Fashion-MNIST: the images and labels of both parts, 31 MB."""
+    return Source(
+        "Fashion-MNIST",
+        _idx_remotes("http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/", _MD5, "FashionMNIST/raw"),
+        folders=(".", "FashionMNIST/raw"),
+        endings=("", ".gz"),
+        by_hand="download the four files from https://github.com/zalandoresearch/fashion-mnist, or install the Debian "
+        "package dataset-fashion-mnist, which puts them in /usr/share/datasets/fashion-mnist",
+    )
 
-    The first one given counts: `root`, the environment variable GROWKIT_DATA, the user's cache folder.
-    A folder holds the files directly or in its subfolder FashionMNIST/raw, plain or with the ending `.gz`.
 
-    Args:
-        root: the folder, or None.
+def mnist_source() -> Source:
+    """MNIST: the images and labels of both parts, 12 MB.
 
-    Returns:
-        Official name without `.gz` -> path, for the images and labels of both parts.
-
-    Raises:
-        RecipeError: the named folder lacks files, or the download failed; files that arrived whole are kept.
+    Its files are called like those of Fashion-MNIST, so they count only where the folder tells which they are.
     """
-    named = root or os.environ.get("GROWKIT_DATA")
-    if not named:
-        return _cached()
-    folder = Path(named).expanduser()
-    files = _present(folder)
-    if missing := _missing(files):
-        raise RecipeError(
-            f"Fashion-MNIST was not found in the folder that {'root' if root else 'GROWKIT_DATA'} names",
-            seen=f"{folder} lacks {', '.join(missing)}" if folder.is_dir() else f"{folder} is no folder",
-            expected=f"{', '.join(_MD5)}, each plain or .gz, in {folder} or in {folder / _SUBFOLDER}",
-            advice=_BY_HAND,
-        )
-    return files
+    url = "https://ossci-datasets.s3.amazonaws.com/mnist/"
+    return Source(
+        "MNIST",
+        _idx_remotes(url, _MNIST_MD5, "MNIST/raw"),
+        folders=("MNIST/raw",),
+        endings=("", ".gz"),
+        by_hand=f"download the four files from {url} into MNIST/raw below a folder",
+    )
 
 
-def optional(module: str) -> ModuleType:
-    """Import a module that only `growkit[data]` requires.
-
-    Raises:
-        RecipeError: it is not installed.
-    """
-    try:
-        return import_module(module)
-    except ModuleNotFoundError as error:
-        raise RecipeError(
-            f"the data set needs the module {module}",
-            seen=str(error),
-            expected="the optional dependencies of growkit for data",
-            advice="pip install 'growkit[data]'",
-        ) from error
+def cifar10_source() -> Source:
+    """CIFAR-10: five training batches and the test batch, 170 MB, as pickles or (`.bin`) as plain bytes."""
+    names = [f"data_batch_{number}" for number in range(1, 6)] + ["test_batch"]
+    return Source(
+        "CIFAR-10",
+        dict.fromkeys(names, _CIFAR10),
+        folders=("cifar-10-batches-py", "cifar-10-batches-bin", "."),
+        endings=("", ".bin"),
+        by_hand="download and unpack the python or the binary version from https://www.cs.toronto.edu/~kriz/cifar.html",
+    )
 
 
-def _present(folder: Path) -> dict[str, Path]:
-    found = {}
-    for name in _MD5:
-        candidates = (base / f"{name}{end}" for base in (folder, folder / _SUBFOLDER) for end in ("", ".gz"))
-        if path := next((path for path in candidates if path.is_file()), None):
-            found[name] = path
-    return found
-
-
-def _missing(files: dict[str, Path]) -> list[str]:
-    return [name for name in _MD5 if name not in files]
-
-
-def _cached() -> dict[str, Path]:
-    pooch = optional("pooch")
-    folder = Path(pooch.os_cache("growkit"))
-    files = _present(folder)
-    try:
-        for name in _missing(files):
-            # pooch moves a file to its place only when it is whole and its checksum is right.
-            fetched = pooch.retrieve(
-                f"{_URL}{name}.gz", f"md5:{_MD5[name]}", fname=f"{name}.gz", path=folder / _SUBFOLDER
-            )
-            files[name] = Path(fetched)
-    except (OSError, ValueError) as error:
-        raise RecipeError(
-            "Fashion-MNIST could not be downloaded",
-            seen=str(error),
-            expected=f"the four files of {_URL}, to be kept in {folder / _SUBFOLDER}",
-            advice=_BY_HAND,
-        ) from error
-    return files
+def _idx_remotes(url: str, checksums: Mapping[str, str], folder: str) -> dict[str, Remote]:
+    return {name: Remote(f"{url}{name}.gz", f"md5:{md5}", f"{folder}/{name}.gz") for name, md5 in checksums.items()}

@@ -1,69 +1,97 @@
-"""How torch's functions treat the output of a neuron, and the second derivatives of activations."""
+"""What torch's functions do on the way from a unit's weights to the sum in which its outgoing weights take part."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["LINEAR", "PIECEWISE_LINEAR", "PRODUCTS", "SMOOTH", "second_derivative"]
+__all__ = ["ENTRYWISE", "IN_PLACE", "KINKED", "LINEAR", "PRODUCERS", "PRODUCTS", "bent"]
 
-# Functions of one tensor, as torch names them, that act on each entry by itself.
-SMOOTH = {
-    F.gelu, F.silu, F.mish, F.softplus, F.elu, F.celu, F.selu, F.logsigmoid, F.softsign,
-    F.tanh, F.sigmoid, torch.tanh, torch.sigmoid, torch.selu, torch.celu, Tensor.tanh, Tensor.sigmoid,
+_CONVOLUTIONS = (F.conv1d, F.conv2d, F.conv3d)
+_TRANSPOSED = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
+
+# Functions that are linear in a weight and a bias: the names of their arguments, as far as they may be positional, and
+# the axis of the weight along which the units lie.
+_NAMES = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
+_TRANSPOSED_NAMES = ("input", "weight", "bias", "stride", "padding", "output_padding", "groups", "dilation")
+PRODUCERS: dict[Any, tuple[tuple[str, ...], int]] = {
+    F.linear: (_NAMES[:3], 0),
+    **dict.fromkeys(_CONVOLUTIONS, (_NAMES, 0)),
+    **dict.fromkeys(_TRANSPOSED, (_TRANSPOSED_NAMES, 1)),
+    torch.addmm: (("bias", "input", "weight"), 1),
+    **dict.fromkeys(
+        (torch.matmul, torch.mm, Tensor.matmul, Tensor.mm, Tensor.__matmul__), (("input", "weight"), 1)
+    ),
 }  # fmt: skip
-PIECEWISE_LINEAR = {F.relu, F.leaky_relu, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_, F.relu6, F.hardtanh}
 
-# Functions through which half of one activation plus half of another is half of one result plus half of the other,
-# at least as long as no maximum changes places. A batch norm is one of them in evaluation mode.
+# Functions with a kink at 0, whose second derivative there is a delta.
+KINKED = {
+    F.relu, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_, F.relu6, F.leaky_relu, F.hardtanh,
+    torch.abs, torch.abs_, Tensor.abs, Tensor.abs_, F.prelu, torch.prelu,
+}  # fmt: skip
+
+# Functions of several tensors that are linear in each.
 PRODUCTS = {
-    torch.mul, torch.div, torch.matmul, torch.bmm, torch.mm, torch.einsum,
-    Tensor.mul, Tensor.div, Tensor.__mul__, Tensor.__rmul__, Tensor.__truediv__, Tensor.mul_, Tensor.div_,
-    Tensor.matmul, Tensor.__matmul__, Tensor.bmm, Tensor.mm,
+    torch.mul, torch.matmul, torch.bmm, torch.mm, torch.einsum, Tensor.mul, Tensor.__mul__, Tensor.__rmul__,
+    Tensor.mul_, Tensor.__imul__, Tensor.matmul, Tensor.__matmul__, Tensor.bmm, Tensor.mm, F.linear, F.batch_norm,
+    *_CONVOLUTIONS, *_TRANSPOSED,
 }  # fmt: skip
-LINEAR = PRODUCTS | {
+_SUMS = {
+    torch.add, torch.sub, torch.neg, torch.clone, Tensor.add, Tensor.sub, Tensor.neg, Tensor.clone, Tensor.__add__,
+    Tensor.__radd__, Tensor.__sub__, Tensor.__rsub__, Tensor.__neg__, Tensor.__iadd__, Tensor.__isub__, Tensor.add_,
+    Tensor.sub_, F.batch_norm, F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, Tensor.to,
+    Tensor.float, Tensor.double, Tensor.type_as,
+}  # fmt: skip
+LINEAR = PRODUCTS | _SUMS | {
     torch.flatten, torch.reshape, torch.permute, torch.transpose, torch.movedim, torch.squeeze, torch.unsqueeze,
-    torch.cat, torch.stack, torch.add, torch.sub, torch.neg, torch.sum, torch.mean, torch.clone, torch.chunk,
-    torch.split, torch.swapaxes, torch.t, torch.concat, torch.repeat_interleave,
+    torch.cat, torch.stack, torch.sum, torch.mean, torch.chunk, torch.split, torch.swapaxes, torch.t, torch.concat,
+    torch.repeat_interleave, torch.roll, torch.flip, torch.index_select,
     Tensor.flatten, Tensor.reshape, Tensor.view, Tensor.permute, Tensor.transpose, Tensor.movedim, Tensor.squeeze,
-    Tensor.unsqueeze, Tensor.add, Tensor.sub, Tensor.neg, Tensor.sum, Tensor.mean, Tensor.clone, Tensor.contiguous,
-    Tensor.chunk, Tensor.split, Tensor.expand, Tensor.repeat, Tensor.__add__, Tensor.__radd__, Tensor.__sub__,
-    Tensor.__rsub__, Tensor.__neg__, Tensor.__getitem__, Tensor.__iadd__, Tensor.add_, Tensor.sub_, Tensor.to,
-    Tensor.float, Tensor.double, Tensor.detach, Tensor.unflatten, Tensor.T.__get__, Tensor.mT.__get__,
-    F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.pad, F.interpolate, F.batch_norm,
-    F.avg_pool1d, F.avg_pool2d, F.avg_pool3d, F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d,
+    Tensor.unsqueeze, Tensor.sum, Tensor.mean, Tensor.contiguous, Tensor.chunk, Tensor.split, Tensor.expand,
+    Tensor.repeat, Tensor.__getitem__, Tensor.unflatten, Tensor.T.__get__, Tensor.mT.__get__, Tensor.index_select,
+    F.pad, F.interpolate, F.avg_pool1d, F.avg_pool2d, F.avg_pool3d,
+    F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d,
+    # linear as long as no maximum changes places
     F.max_pool1d, F.max_pool2d, F.max_pool3d, F.adaptive_max_pool1d, F.adaptive_max_pool2d, F.adaptive_max_pool3d,
 }  # fmt: skip
 
+# Functions that act on each entry by itself, where their other arguments are given.
+ENTRYWISE = KINKED | _SUMS | {
+    torch.mul, torch.div, Tensor.mul, Tensor.div, Tensor.__mul__, Tensor.__rmul__, Tensor.__truediv__, Tensor.mul_,
+    Tensor.div_, Tensor.__imul__, Tensor.__itruediv__,
+    F.gelu, F.silu, F.mish, F.softplus, F.elu, F.celu, F.selu, F.logsigmoid, F.softsign, F.tanh, F.sigmoid,
+    F.hardswish, F.hardsigmoid, F.tanhshrink, F.softshrink, torch.selu, torch.celu,
+    torch.tanh, torch.sigmoid, torch.exp, torch.square, torch.pow, torch.sin, torch.cos, torch.sqrt, torch.log,
+    torch.log1p, torch.erf, torch.reciprocal,
+    Tensor.tanh, Tensor.sigmoid, Tensor.exp, Tensor.square, Tensor.pow, Tensor.__pow__, Tensor.sin, Tensor.cos,
+    Tensor.sqrt, Tensor.log, Tensor.erf, Tensor.reciprocal,
+}  # fmt: skip
+# Those of the above that write into their first argument.
+IN_PLACE = {f for f in LINEAR | ENTRYWISE if f.__name__.startswith("__i") or f.__name__.rstrip("_") + "_" == f.__name__}
 
-def second_derivative(function: Callable[[Tensor], Tensor], z: Tensor, *, beta: float | None) -> Tensor:
-    """Return the second derivative of an activation at each entry.
+
+def bent(function: Callable[[Tensor], Tensor], z: Tensor, *, beta: float) -> Tensor:
+    """Apply a function with a kink at 0, with the second derivative of a softplus in place of a delta.
 
     Args:
-        function: the activation.
-        z: pre-activations, any shape.
-        beta: None for a smooth activation, whose derivative is taken by automatic differentiation. For a
-            piecewise linear one, whose second derivative is a delta at 0, the sharpness of the softplus whose
-            derivative replaces it: `jump * beta s (1 - s)` with `s = sigmoid(beta z)`, where `jump` is the change of
-            slope at 0.
+        function: continuous and, away from kinks, linear.
+        z: any shape.
+        beta: sharpness of the softplus.
 
     Returns:
-        Same shape as `z`.
+        `function(z)`, with its own first derivative. The second one is `jump * beta s (1 - s)` with
+        `s = sigmoid(beta z)`, where `jump` is the change of slope at 0.
 
     Source: Wu, Wang and Liu (2019), appendix, with beta = 3 in the reference code.
     """
-    if beta is not None:
-        unit = z.new_ones(())
-        jump = function(unit) - 2 * function(z.new_zeros(())) + function(-unit)
+    with torch.no_grad():
+        one = torch.ones_like(z[:1])  # one sample: slopes may differ from channel to channel
+        jump = function(one) - 2 * function(torch.zeros_like(one)) + function(-one)
         s = torch.sigmoid(beta * z)
-        return jump * beta * s * (1 - s)
-    with torch.enable_grad():
-        z = z.detach().requires_grad_()
-        (slope,) = torch.autograd.grad(function(z).sum(), z, create_graph=True)
-        if not slope.requires_grad:
-            return torch.zeros_like(z)
-        (curvature,) = torch.autograd.grad(slope.sum(), z)
-    return curvature
+        curvature = jump * beta * s * (1 - s)
+    moved = z - z.detach()  # nothing, but with a derivative
+    return function(z) + curvature * moved.square() / 2

@@ -100,13 +100,14 @@ def event(
     context = growkit.Context(
         growkit.trace(model, *example),
         growkit.Journal() if journal is None else journal,
+        example=example,
         step=7,
         epoch=2,
         seed=3,
         loss=loss or (lambda model, batch: model(batch).square().mean()),
         batches=lambda count: list(batches)[:count],
     )
-    return grow(context, Plugins(plugins), budget or growkit.Budget(), example=example, optimizers=optimizers)
+    return grow(context, Plugins(plugins), budget or growkit.Budget(), optimizers=optimizers)
 
 
 def mlp(*sizes: int, activation: Callable[[], nn.Module] = nn.Tanh) -> nn.Sequential:

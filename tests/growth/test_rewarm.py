@@ -186,3 +186,11 @@ def test_lbfgs_evaluates_with_the_rate_of_the_schedule_and_steps_with_the_lowere
     (ramped, seen), (plain, _) = run(0.5), run(1.0)
     assert ramped == plain
     assert set(seen) == {0.5}
+
+
+def test_a_restart_needs_no_ramp():
+    assert growkit.Rewarm(restart=True).factor(0) == 1
+    with pytest.raises(ValueError, match="0 with restart"):
+        growkit.Rewarm()
+    with pytest.raises(ValueError, match="Rewarm takes steps"):
+        growkit.Rewarm(-1, restart=True)

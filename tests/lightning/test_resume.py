@@ -350,7 +350,7 @@ def test_the_checkpoint_of_an_exception_after_growth_does_not_grow_twice(tmp_pat
 
     class Fails(Net):
         def training_step(self, batch, batch_idx):
-            if self.trainer.global_step == 8 and not failed:
+            if self.training and self.trainer.global_step == 8 and not failed:
                 failed.append(True)
                 raise InterruptedError
             return super().training_step(batch, batch_idx)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from growth.stubs import Proposes, Selects, event, mlp
 from torch import nn
 
 import growkit
-from growkit_plugins.baselines import Net2Net, RandomUnits
+from growkit_plugins.baselines import Net2Net, RandomSplit, RandomUnits
 
 X = torch.linspace(-1, 1, 48, dtype=torch.float64).reshape(8, 6)
 EVERYTHING = Selects(lambda candidates, budget, context: candidates)
@@ -36,6 +37,20 @@ def convnet() -> nn.Sequential:
 
 
 IMAGES = torch.linspace(-1, 1, 2 * 36, dtype=torch.float64).reshape(2, 1, 6, 6)
+
+
+def context_of(structure: growkit.Structure, seed: int) -> growkit.Context:
+    """What a plugin may look at that needs no data."""
+    return growkit.Context(
+        structure,
+        growkit.Journal(),
+        step=0,
+        epoch=0,
+        seed=seed,
+        example=(X,),
+        loss=lambda model, batch: batch,
+        batches=lambda n: [],
+    )
 
 
 def units(happened: growkit.Event) -> dict[str, tuple[int, int]]:
@@ -72,15 +87,7 @@ def test_no_unit_is_copied_twice_in_one_event():
 def test_other_seeds_copy_other_units():
     structure, drawn = growkit.trace(mlp(6, 8, 8, 2), X), set()
     for seed in range(8):
-        context = growkit.Context(
-            structure,
-            growkit.Journal(),
-            step=0,
-            epoch=0,
-            seed=seed,
-            loss=lambda model, batch: batch,
-            batches=lambda n: [],
-        )
+        context = context_of(structure, seed)
         drawn.add(tuple((c.edit.width, c.edit.copies) for c in Net2Net(0.25).growkit_propose(context)))
     assert len(drawn) == 8
 
@@ -154,25 +161,17 @@ def test_new_units_learn():
     assert (model[2].weight.grad[:, 4:].abs() > 0).all()
 
 
-@pytest.mark.parametrize("plugin", [Net2Net(1.0), RandomUnits(1.0)])
+@pytest.mark.parametrize("plugin", [Net2Net(1.0), RandomUnits(1.0), RandomSplit(1.0), RandomSplit(1.0, even=True)])
 def test_a_budget_that_ends_early_favours_no_width(plugin):
-    """Two equal widths, room for four of twelve units: over some seeds, both get about the same."""
+    """Two equal widths, room for four or five of twelve units: over some seeds, both get about the same."""
     reached: Counter[str] = Counter()
     structure = growkit.trace(mlp(6, 6, 6, 6), X)
     room = growkit.Budget(parameters=structure.parameters() + 5 * 13)
     for seed in range(12):
-        context = growkit.Context(
-            structure,
-            growkit.Journal(),
-            step=0,
-            epoch=0,
-            seed=seed,
-            loss=lambda model, batch: batch,
-            batches=lambda n: [],
-        )
+        context = context_of(structure, seed)
         happened = event(mlp(6, 6, 6, 6), Proposes(*plugin.growkit_propose(context)), example=(X,), budget=room)
         reached.update({width: sum(pair) for width, pair in units(happened).items()})
-    assert sum(reached.values()) == 4 * 12
+    assert 4 * 12 <= sum(reached.values()) <= 5 * 12  # a fifth has room where all lie in one width
     assert min(reached["0"], reached["2"]) >= 16
 
 
@@ -186,7 +185,7 @@ class UnderLayerNorm(nn.Module):
         return self.out(self.hidden(self.norm(self.stream(x))).relu())
 
 
-@pytest.mark.parametrize("plugin", [Net2Net(1.0), Net2Net(1.0, noise=0.1), RandomUnits(1.0)])
+@pytest.mark.parametrize("plugin", [Net2Net(1.0), Net2Net(1.0, noise=0.1), RandomUnits(1.0), RandomSplit(1.0)])
 def test_widths_that_only_uniform_copying_preserves_are_passed_over(plugin):
     model = UnderLayerNorm().double()
     happened = event(model, plugin, example=(X,))
@@ -207,14 +206,14 @@ def test_new_units_pass_over_widths_that_take_copies_only():
     assert units(event(model, Net2Net(1.0), example=(X,))) == {"hidden": (4, 0)}
 
 
-@pytest.mark.parametrize("plugin", [Net2Net, RandomUnits])
+@pytest.mark.parametrize("plugin", [Net2Net, RandomUnits, partial(RandomSplit, even=True)])
 def test_names_choose_the_widths(plugin):
     for patterns, expected in ((["3"], ["3"]), (["[03]"], ["0", "3"]), (["nothing"], None)):
         happened = event(convnet(), plugin(0.5, widths=patterns), example=(IMAGES,))
         assert expected == (happened and sorted(edit.width for edit in happened.change.edits))
 
 
-@pytest.mark.parametrize("plugin", [Net2Net, RandomUnits])
+@pytest.mark.parametrize("plugin", [Net2Net, RandomUnits, RandomSplit])
 @pytest.mark.parametrize("fraction", [0, -0.5, 1.01, float("nan")])
 def test_a_fraction_is_a_share(plugin, fraction):
     with pytest.raises(ValueError, match="fraction must lie in"):
@@ -227,3 +226,71 @@ def test_a_layer_with_a_single_weight_can_be_copied_with_noise():
     event(model, Net2Net(1.0, noise=0.1), example=(x,))
     assert model[0].weight.shape == (2, 1)
     assert torch.isfinite(model[0].weight).all()
+
+
+@pytest.mark.parametrize("fraction", [0.01, 0.3, 1.0])
+def test_random_splits_are_a_share_of_all_units_of_all_widths_together(fraction):
+    """As many as splitting would take of the 4 + 6 + 5 units, none twice."""
+    happened = event(convnet(), RandomSplit(fraction), example=(IMAGES,))
+    copies = [(edit.width, unit) for edit in happened.change.edits for unit in edit.copies]
+    assert len(copies) == len(set(copies)) == max(1, round(15 * fraction))
+
+
+def test_every_unit_is_split_equally_often_wherever_it_is():
+    """600 draws of 3 of 15 units: each is drawn 120 times, give or take 10 (one standard deviation)."""
+    structure, drawn = growkit.trace(convnet(), IMAGES), Counter()
+    for seed in range(600):
+        for candidate in RandomSplit(0.2).growkit_propose(context_of(structure, seed)):
+            drawn[candidate.edit.width, candidate.edit.copies[0]] += 1
+    assert len(drawn) == 15
+    assert all(abs(count - 120) < 40 for count in drawn.values())
+
+
+def test_even_random_splits_widen_uniformly():
+    happened = event(convnet(), RandomSplit(0.5, even=True), example=(IMAGES,))
+    assert units(happened) == {"0": (2, 0), "3": (3, 0), "7": (2, 0)}
+
+
+def test_offspring_part_by_a_step_in_opposite_directions_and_share_the_outgoing_weights():
+    model = mlp(6, 4, 5, 2)
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    happened = event(model, RandomSplit(1.0, step=0.1, widths=["0"]), EVERYTHING, example=(X,))
+    copies = list(happened.change.edits[0].copies)
+    weight, bias = model[0].weight.detach(), model[0].bias.detach()
+    up = torch.cat([weight[copies], bias[copies, None]], dim=1)
+    down = torch.cat([weight[4:], bias[4:, None]], dim=1)
+    parent = torch.cat([before["0.weight"], before["0.bias"][:, None]], dim=1)[copies]
+    torch.testing.assert_close((up + down) / 2, parent)
+    torch.testing.assert_close((up - parent).norm(dim=1), torch.full((4,), 0.1).double(), rtol=1e-6, atol=0)
+    torch.testing.assert_close(model[2].weight.detach()[:, 4:], 0.5 * before["2.weight"][:, copies])
+
+
+def test_directions_are_uniform_on_the_sphere():
+    """Over many units, weights and bias alike have mean 0 and variance 1 / dimension, and are uncorrelated."""
+    structure = growkit.trace(mlp(3, 2000, 1), X[:, :3])
+    offsets = [c.offsets for c in RandomSplit(1.0, step=1.0).growkit_propose(context_of(structure, 0))]
+    directions = torch.stack([torch.cat([o["0.weight"][0], o["0.bias"][:1]]) for o in offsets])
+    assert directions.shape == (2000, 4)
+    torch.testing.assert_close(directions.norm(dim=1), torch.ones(2000), rtol=1e-5, atol=0)
+    assert directions.mean(0).abs().max() < 0.05
+    torch.testing.assert_close(directions.T @ directions / 2000, torch.eye(4) / 4, rtol=0, atol=0.03)
+
+
+def test_random_splits_copy_norms_as_they_are_and_change_the_function_at_second_order():
+    changes = {}
+    for step in (0.2, 0.02):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Softplus(), nn.Flatten(), nn.Linear(64, 2))
+        model = model.double().eval()
+        nn.init.uniform_(model[1].weight), nn.init.normal_(model[1].running_mean)
+        norm, before = model[1].weight.detach().clone(), model(IMAGES)
+        happened = event(model, RandomSplit(1.0, step=step), EVERYTHING, example=(IMAGES,))
+        assert torch.equal(model[1].weight.detach()[4:], norm[list(happened.change.edits[0].copies)])
+        changes[step] = (model(IMAGES) - before).abs().max().item()
+    assert changes[0.2] / changes[0.02] == pytest.approx(100, rel=0.1)
+
+
+@pytest.mark.parametrize("step", [0, -0.1, float("nan")])
+def test_a_step_is_positive(step):
+    with pytest.raises(ValueError, match="step must lie above 0"):
+        RandomSplit(step=step)

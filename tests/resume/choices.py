@@ -157,6 +157,12 @@ SCHEDULES: dict[str, Callable[[], growkit.Schedule]] = {
     "epochs": lambda: growkit.every(epochs=1),
     "plateau": lambda: growkit.on_plateau("score", patience=1),
 }
+REWARMS: dict[str, growkit.Rewarm | None] = {
+    "none": None,
+    "ramp": growkit.Rewarm(4, 0.1),
+    "restart": growkit.Rewarm(restart=True),
+    "restart with a ramp": growkit.Rewarm(4, 0.1, restart=True),
+}
 VALIDATIONS: dict[str, dict[str, Any]] = {
     "none": {},
     "epochs": {},

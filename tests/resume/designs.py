@@ -9,7 +9,7 @@ from itertools import combinations
 from random import Random
 from typing import Any
 
-from choices import METHODS, OPTIMIZERS, PRECISIONS, SAVING, SCHEDULERS, SCHEDULES, VALIDATIONS
+from choices import METHODS, OPTIMIZERS, PRECISIONS, REWARMS, SAVING, SCHEDULERS, SCHEDULES, VALIDATIONS
 from fates import ALWAYS, IN_EVENTS, IN_VALIDATIONS, MOMENTS
 from programs import Program
 
@@ -27,7 +27,7 @@ AXES: dict[str, Sequence[Any]] = {
     "precision": PRECISIONS,
     "accumulate": (1, 2, 3),
     "when": list(SCHEDULES),
-    "rewarm": (False, True),
+    "rewarm": list(REWARMS),
 }
 
 # How often a moment is reached before the end comes; 24 batches, 12 steps, 6 epochs and 2 events are sure to be.

@@ -13,14 +13,13 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
-from choices import LOADERS, METHODS, OPTIMIZERS, SAVING, SCHEDULERS, SCHEDULES, VALIDATIONS, Samples
+from choices import LOADERS, METHODS, OPTIMIZERS, REWARMS, SAVING, SCHEDULERS, SCHEDULES, VALIDATIONS, Samples
 from fates import After, Before, Fate, Within
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 import growkit
-from growkit.growth import Rewarm
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ class Program:
     loader: str = "shuffle"
     validation: str = "none"
     saving: str = "steps"
-    rewarm: bool = False
+    rewarm: str = "none"
     seed: int = 0
     epochs: int = 6
     sabotage: str = ""
@@ -117,9 +116,11 @@ def run(program: Program, folder: Path, ckpt_path: str | None, fate: Fate) -> di
     """Train to the end, and return the picture of everything that must not depend on interruptions."""
     torch.manual_seed(1)
     module = (Net if program.validation == "none" else Validated)(program, fate)
-    rewarm = Rewarm(4, 0.1) if program.rewarm else None
     growth = growkit.Growth(
-        [METHODS[program.method](), Within(fate)], SCHEDULES[program.when](), seed=program.seed, rewarm=rewarm
+        [METHODS[program.method](), Within(fate)],
+        SCHEDULES[program.when](),
+        seed=program.seed,
+        rewarm=REWARMS[program.rewarm],
     )
     savers = [ModelCheckpoint(folder, **options) for options in SAVING[program.saving]]
     # Another process brings random numbers from somewhere else.

@@ -6,9 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 import growkit
-from growkit.growth import OnPlateau
+from growkit.growth import OnPlateau, Ramp
 from growkit.lightning import callback
 from growkit.lightning.loaders import _Walk
+from growkit.lightning.rates import Rates
 
 
 def _nothing(*_: Any, **__: Any) -> None:
@@ -25,5 +26,6 @@ SABOTAGE: dict[str, Callable[[], None]] = {
     "what was under way": _leave_out(callback, "catch_up"),
     "a validation that was due": _leave_out(callback, "rewind"),
     "the schedule of growth": _leave_out(OnPlateau, "load_state_dict"),
-    "learning rates on the way up": _leave_out(callback.Ramp, "from_state", lambda *_: None),
+    "how learning rates began": _leave_out(Rates, "restart", lambda rates, schedulers: _nothing),
+    "learning rates on the way up": _leave_out(Ramp, "from_state", lambda *_: None),
 }

@@ -16,7 +16,7 @@ from growkit.lightning.checkpoint import read
 CASES = cases(seed=1, least=200)
 SAMPLE = CASES[:: len(CASES) // 5]
 EVERY_FILE = [
-    Program(method=method, validation=validation, saving=saving, when=when, accumulate=accumulate, rewarm=True)
+    Program(method=method, validation=validation, saving=saving, when=when, accumulate=accumulate, rewarm="ramp")
     for method, (validation, saving, when, accumulate) in zip(
         METHODS,
         [
@@ -67,6 +67,11 @@ def test_found(case, runs, tmp_path):
     check(case, runs, tmp_path)
 
 
+@pytest.mark.parametrize(("scheduler", "rewarm"), [("OneCycleLR", "restart"), ("SequentialLR", "restart with a ramp")])
+def test_a_run_that_is_killed_between_restarts_equals_the_uninterrupted_run(scheduler, rewarm, runs, tmp_path):
+    check(Case(Program(scheduler=scheduler, rewarm=rewarm), MIDDLE), runs, tmp_path)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("case", [case for case in CASES if case not in SAMPLE], ids=str)
 def test_every_killed_run_equals_the_uninterrupted_run(case, runs, tmp_path):
@@ -109,7 +114,8 @@ WANTED: dict[str, Case] = {
     "what was under way": Case(Program(scheduler="plateau of the loss, by step"), MIDDLE),
     "a validation that was due": Case(Program(validation="epochs"), (("an epoch ends", 3),)),
     "the schedule of growth": Case(Program(validation="epochs", when="plateau"), MIDDLE),
-    "learning rates on the way up": Case(Program(rewarm=True), (("a step computes", 9),)),
+    "how learning rates began": Case(Program(scheduler="OneCycleLR", rewarm="restart"), MIDDLE),
+    "learning rates on the way up": Case(Program(rewarm="ramp"), (("a step computes", 9),)),
 }
 
 

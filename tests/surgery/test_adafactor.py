@@ -39,8 +39,10 @@ def both(build, edits, options) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
 
 CASES = {
     "rows": (network, Widen("0", COPIES)),
+    "rows with shares": (network, Widen("0", COPIES, shares=(2, -1.5, -0.5))),
     "rows and columns": (deep, [Widen("0", COPIES), Widen("2", (0, 2))]),
     "channels": (convolutional, Widen("2", (1, 1, 3))),
+    "channels with shares": (convolutional, Widen("2", (1, 1, 3), shares=(2, -1.5, -0.5))),
     "channels on both sides": (convolutional, [Widen("1", (0,)), Widen("2", (1, 1, 3)), Widen("4", (2,))]),
 }
 

@@ -135,7 +135,7 @@ def test_copied_outputs_have_gathered_nothing():
     assert not model[2].weight.grad[2:].any()
 
 
-@pytest.mark.parametrize("optimizer", ["SGD momentum", "Adam"])
+@pytest.mark.parametrize("optimizer", ["SGD momentum", "Adam", "RMSprop momentum"])
 def test_an_output_that_is_used_on_as_well_gathers_as_if_it_had_been_there(optimizer):
     class Both(nn.Module):
         def __init__(self) -> None:

@@ -87,8 +87,15 @@ def widenings(draw: st.DrawFn, width: Width, *, copies_only: bool = False) -> Wi
     if width.uniform:
         return Widen(width.name, draw(st.permutations(everyone)))
     copies = draw(st.lists(st.sampled_from(everyone), min_size=1, max_size=4))
-    new = 0 if copies_only or width.copies_only else draw(st.integers(0, 2))
-    return Widen(width.name, copies, new)
+    if width.copies_only:
+        return Widen(width.name, copies)
+    new = 0 if copies_only else draw(st.integers(0, 2))
+    return Widen(width.name, copies, new, shares=draw(st.just(()) | some_shares(len(copies))))
+
+
+def some_shares(count: int) -> st.SearchStrategy[list[float]]:
+    """Any numbers of a size that leaves rounding alone, zero and negative ones included."""
+    return st.lists(st.floats(-3, 3, allow_subnormal=False), min_size=count, max_size=count)
 
 
 def folding(widened: Widen, size: int) -> Narrow:

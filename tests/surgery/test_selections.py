@@ -33,7 +33,7 @@ def axis_map(*terms):
 def test_every_way_selects_and_multiplies_alike(dtype, axis, term, stride):
     tensor = torch.randn(96, 96 * stride, 96, dtype=dtype)[:, ::stride]
     mapped = axis_map(term)
-    for like, power in (("weight", 1), ("gradient", 1), ("square", 2)):
+    for like, power in (("weight", 1), ("gradient", 1), ("square", 2), ("magnitude", 1)):
         torch.testing.assert_close(mapped.apply(tensor, axis, like), expected(tensor, axis, [term], power))
     copied = expected(tensor, axis, [(term[0], torch.ones(len(term[0])))])
     torch.testing.assert_close(mapped.apply(tensor, axis, "copy"), copied)
