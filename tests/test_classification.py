@@ -19,9 +19,9 @@ import torch
 from pytorch_lightning.cli import LightningCLI
 
 from growkit.errors import RecipeError
-from growkit_plugins.classification import MLP, Classifier, ConvNet, Digits, FashionMNIST, sources
-from growkit_plugins.common import TensorBatches
+from growkit_plugins.classification import MLP, MNIST, Classifier, ConvNet, Digits, FashionMNIST, sources
 from growkit_plugins.classification.idx import read_idx
+from growkit_plugins.common import TensorBatches
 
 IDX_TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 
@@ -206,6 +206,30 @@ class TestFashionMNIST:
     def test_missing_optional_package(self):
         with pytest.raises(RecipeError, match=r"pip install 'growkit\[data\]'"):
             sources.optional("growkit_has_no_such_module")
+
+
+class TestMNIST:
+    @pytest.mark.parametrize("packed", [False, True])
+    def test_folder(self, tmp_path, packed):
+        write_tiny(tmp_path / "data" / "MNIST" / "raw", packed=packed)
+        data = MNIST(str(tmp_path / "data"), batch_size=7, held_out=10)
+        data.prepare_data()
+        images, labels = next(iter(data.test_dataloader()))
+        torch.testing.assert_close(images[3], torch.full((1, 28, 28), (3 / 255 - 0.1307) / 0.3081))
+        assert labels.tolist() == list(range(7))
+        assert len(data.train_dataloader().dataset) == 30
+        assert len(data.val_dataloader().dataset) == 10
+
+    @pytest.mark.parametrize("layout", [".", "FashionMNIST/raw"])
+    def test_files_of_the_same_name_are_not_taken_for_it(self, tmp_path, layout):
+        write_tiny(tmp_path / "data" / layout, packed=False)
+        with pytest.raises(RecipeError, match="MNIST was not found") as caught:
+            MNIST(str(tmp_path / "data")).prepare_data()
+        assert caught.value.expected.endswith(str(Path("data", "MNIST", "raw")))
+
+    def test_no_network(self):
+        with pytest.raises(RecipeError, match="MNIST could not be downloaded"):
+            MNIST().prepare_data()
 
 
 class TestDownload:

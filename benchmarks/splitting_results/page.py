@@ -8,7 +8,7 @@ from statistics import fmean
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from methods import CONTROL, SCRATCH, SPLITTING, methods_of
+from methods import CONTROL, PER_PARAMETER, SCRATCH, SPLITTING, methods_of
 from pairs import Runs, difference, error, events, values
 from tasks import Task
 from trial import FLOPS, PARAMETERS
@@ -19,12 +19,13 @@ _OPENING = """# Splitting, and what it must beat
 
 Made by `python benchmarks/splitting_results docs/results`. The numbers of every run are in [splitting.csv](splitting.csv).
 
-Every network is trained by the Lightning `Trainer`, grown by `growkit.Growth`, and scored by the plugins as they ship. All methods of a seed share the initial weights and the order of the data. Growth takes place in rounds; the learning rate begins anew in each. After each round a method has the parameters of the uniformly widened network or, where units do not fit exactly, less than one unit fewer; which units get them is the method's affair, for splitting the default choice of growkit, by predicted gain per parameter. Nothing was tuned for any method: what is not said here is as in the notes of the papers or the plugins' defaults.
+Every network is trained by the Lightning `Trainer`, grown by `growkit.Growth`, and scored by the plugins as they ship. All methods of a seed share the initial weights and the order of the data. Growth takes place in rounds; the learning rate begins anew in each. After each round a method has the parameters of the uniformly widened network or, where units do not fit exactly, less than one unit fewer; which units get them is the method's affair. Nothing was tuned for any method: what is not said here is as in the notes of the papers or the plugins' defaults.
 
 | method | what it does | what it is there for |
 | --- | --- | --- |
-| splitting, fast | splits the units with the best predicted gain along their splitting gradients, found by descent | the method |
+| splitting, fast | splits the units with the best predicted gain along their splitting gradients, found by descent | the method, with the papers' order of units |
 | splitting, exact | the same from whole splitting matrices | whether the descent finds what there is to find |
+| splitting, per parameter | the same as fast, but units are chosen by predicted gain per parameter | growkit's default choice under a budget |
 | signed splitting | offspring with weights of either sign, of total magnitude 3 | the method of the third paper |
 | random split | splits random units of all layers together, each along a random direction, by the same step | choice and direction of splitting |
 | uniform random split | the same, but every layer grows by the same share | where units go: uniform widening |
@@ -92,10 +93,11 @@ def _ends(runs: Runs, task: Task, equal: str) -> str:
     rows = []
     for method in methods_of(task):
         measured = [_mean(values(runs, task, equal, method, task.rounds, name)) for name in names]
-        sizes = [
-            f"{fmean(values(runs, task, equal, method, task.rounds, name).values()):,.0f}"
+        parameters, steps, flops = (
+            fmean(values(runs, task, equal, method, task.rounds, name).values())
             for name in ("parameters", "steps", "flops")
-        ]
+        )
+        sizes = [f"{parameters:,.0f}", f"{steps:,.0f}", f"{flops:.3g}"]
         rows.append([method, *measured, *sizes])
     head = ["after the last round", *(f"{name.replace('_', ' ')}" for name in names), "parameters", "steps", "FLOPs"]
     return _table(head, rows)
@@ -121,6 +123,7 @@ def _differences(runs: Runs, task: Task, equal: str) -> str:
 _ORDER = [
     ("splitting, fast", CONTROL),
     ("splitting, exact", CONTROL),
+    (PER_PARAMETER, CONTROL),
     ("signed splitting", "splitting, fast"),
     (CONTROL, "Net2Net copies"),
     ("splitting, fast", "new random units"),
@@ -135,6 +138,9 @@ def _claims(runs: Runs, tasks: Sequence[Task]) -> str:
     for better, worse in _ORDER:
         cells = []
         for task, equal in columns:
+            if not {better, worse} <= set(methods_of(task)):
+                cells.append("")
+                continue
             these, those = (values(runs, task, equal, method, task.rounds, "train_loss") for method in (better, worse))
             found = difference(these, those)
             verdict = "open" if found.p > 0.05 else "yes" if found.mean < 0 else "**no, the reverse**"
@@ -152,7 +158,7 @@ def _claims(runs: Runs, tasks: Sequence[Task]) -> str:
 def _predictions(runs: Runs, tasks: Sequence[Task]) -> str:
     rows = []
     for task in tasks:
-        for method in SPLITTING:
+        for method in [each for each in SPLITTING if each in methods_of(task)]:
             predicted, realised = events(runs, task, method)
             planned = sum(len(phases) - 1 for key, phases in runs.items() if key[0] == task.name and key[2] == method)
             ratio = np.median(realised / predicted) if len(predicted) else float("nan")

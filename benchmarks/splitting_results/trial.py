@@ -115,7 +115,7 @@ class Trial(growkit.Growth):
         before = len(self.events)
         with FlopCounterMode(display=False) as counter:
             super().on_train_batch_start(trainer, pl_module, *batch)
-        self._event = {"event_flops": counter.get_total_flops()}
+        self._event = {"event_flops": float(counter.get_total_flops())}
         self._spent += self._event["event_flops"]
         for event in self.events[before:]:
             self._forward = event.note["after"]["flops"]
@@ -179,7 +179,7 @@ def run(key: Key, *, quick: bool) -> list[Row]:
         phases = [Phase(phases[-1].parameters, task.steps * (task.rounds + 1), phases[-1].flops)]
     torch.manual_seed(seed)
     module = task.module(task.network(sizes))
-    plugins = [] if method == SCRATCH else [METHODS[method](task)]
+    plugins = [] if method == SCRATCH else METHODS[method](task)
     trial = Trial(plugins, task, data, phases, equal, _size(module, data)[1], seed)
     trainer = pl.Trainer(barebones=True, accelerator="cpu", max_epochs=-1, callbacks=[trial])
     torch.manual_seed(seed)

@@ -32,6 +32,8 @@ Loss = Callable[[Any], Tensor]
 class SplittingMatrices:
     """The splitting matrices of all neurons of some widths, on some batches.
 
+    Curvature is that of gradients: what a model detaches counts as given.
+
     Args:
         model: in evaluation mode; its gradients are used up.
         structure: of a model with the same names.

@@ -25,18 +25,18 @@ def escaping(routes: Mapping[str, Route], loss: Tensor) -> set[str]:
     Cost: one look at every node of the autograd graph, for all widths together.
     """
     bits = {width: 1 << place for place, width in enumerate(routes)}
+    all_of_them = (1 << len(routes)) - 1
     sums: dict[Node, int] = defaultdict(int)
     for width, route in routes.items():
         for end in route.ends:
             if end.tensor.grad_fn is not None:
                 sums[end.tensor.grad_fn] |= bits[width]
-    nodes = _from_loss(loss)
-    past: dict[Node, int] = defaultdict(int)  # the widths that do not have a sum on some way to the loss
-    for node in nodes:
-        past[node] |= 0 if past else sum(bits.values())
+    past: dict[Node, int] = defaultdict(int)  # the widths that have no sum on some way from a node to the loss
+    for node in _from_loss(loss):
+        onward = past.get(node, all_of_them) & ~sums[node]
         for before, _ in node.next_functions:
             if before is not None:
-                past[before] |= past[node] & ~sums.get(node, 0)
+                past[before] |= onward
     return {
         width
         for width, route in routes.items()

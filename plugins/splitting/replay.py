@@ -69,21 +69,25 @@ class Curvature:
         return dict(zip(weights, products, strict=True))
 
     def moments(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return how far running statistics are from those of this batch's outputs once weights have moved.
+        """Return by how much running statistics change as weights move.
+
+        The mean moves as that of this batch's outputs, the variance in proportion to theirs.
 
         Args:
             weights: how far they move, see `multiply`.
 
         Returns:
-            The change of the mean and of the variance that the move makes, by the names of the buffers.
+            The changes, by the names of the buffers.
         """
-        changes: dict[str, Tensor] = {}
+        changes: dict[str, list[Tensor]] = {}
         for norm in self.norms:
             move = norm.call.move(weights, next(iter(weights.values())).dtype).transpose(0, 1).flatten(1)
             output = norm.call.output.to(move.dtype).transpose(0, 1).flatten(1)
-            changes[norm.mean] = move.mean(1)
-            changes[norm.var] = (output + move).var(1, correction=0) - output.var(1, correction=0)
-        return changes
+            before = output.var(1, correction=0).clamp(min=torch.finfo(move.dtype).tiny)
+            ratio = (output + move).var(1, correction=0) / before
+            changes.setdefault(norm.mean, []).append(move.mean(1))
+            changes.setdefault(norm.var, []).append((ratio - 1) * norm.value.to(move.dtype))
+        return {name: torch.stack(of_calls).mean(0) for name, of_calls in changes.items()}
 
     def _turn(self, moves: Sequence[Tensor]) -> list[Tensor]:
         """Return how the slopes change as the outputs move."""

@@ -98,6 +98,8 @@ def _span(neurons: Neurons, curvatures: Sequence[Curvature] | None) -> _Span | N
     stacked = torch.cat([x for each in inputs for x in each])
     squares, left = torch.linalg.eigh(stacked @ stacked.T)
     kept = squares > squares[-1] * 100 * torch.finfo(squares.dtype).eps
+    if not kept.any():
+        return None  # inputs of nothing but zeros
     basis = (left[:, kept] / squares[kept].sqrt()).T @ stacked
     reduced = [
         replace(each, calls=[_in_coordinates(call, x @ basis.T) for call, x in zip(each.calls, xs, strict=True)])

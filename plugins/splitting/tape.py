@@ -91,11 +91,13 @@ class Norm:
         call: of the layer.
         mean: name of the buffer with the running mean.
         var: name of the one with the running variance.
+        value: of the running variance.
     """
 
     call: Call
     mean: str
     var: str
+    value: Tensor
 
 
 @dataclass
@@ -229,9 +231,9 @@ class Tape(TorchFunctionMode):
             self.routes[width].trouble = "its units go through batch_norm with the statistics of their batch"
         value = args[0] if args else kwargs["input"]
         maker = value.sources[width].maker if isinstance(value, Value) and width in value.sources else None
-        buffers = [self._buffers[id(tensor)] for tensor in tensors if id(tensor) in self._buffers]
+        buffers = [tensor for tensor in tensors if id(tensor) in self._buffers]
         if isinstance(maker, Call) and len(buffers) == 2:
-            self.routes[width].norms.append(Norm(maker, *buffers))
+            self.routes[width].norms.append(Norm(maker, *(self._buffers[id(buffer)] for buffer in buffers), buffers[1]))
 
     def _entries(self, func: Any, values: list[Value], width: str) -> Call | None:
         """Return the call on whose single entries those of a result depend, if there is one."""

@@ -123,7 +123,7 @@ def test_unknown_recipe(arguments):
     verb, *rest = arguments
     parts = refused(verb, "first-groth", *rest)
     assert "first-groth" in parts.what
-    assert "first-growth, splitting-fashion" in parts.expected
+    assert "first-growth, splitting-cifar10-small" in parts.expected
     assert parts.advice == "did you mean 'first-growth'?"
     assert snapshot() == {}
 
@@ -151,7 +151,8 @@ def test_plugins_shows_hooks_distribution_and_classes():
     found = lines(works("plugins"))
     here = f"growkit {version('growkit')}"
     assert found["splitting"] == [here, "growkit_plugin_classes", "Splitting"]
-    assert found["baselines"] == [here, "growkit_plugin_classes", "Net2Net, RandomUnits"]
+    assert found["baselines"] == [here, "growkit_plugin_classes", "Net2Net, RandomSplit, RandomUnits"]
+    assert found["knapsack"] == [here, "growkit_plugin_classes", "Knapsack"]
     assert found["recipes"] == [here, "growkit_recipes"]
 
 

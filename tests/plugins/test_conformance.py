@@ -7,7 +7,7 @@ import pytest
 import growkit
 from growkit.plugins import Plugins
 from growkit.testing import PluginConformance
-from growkit_plugins.baselines import Net2Net, RandomUnits
+from growkit_plugins.baselines import Net2Net, RandomSplit, RandomUnits
 from growkit_plugins.splitting import Splitting
 
 
@@ -26,15 +26,31 @@ class TestRandomUnits(PluginConformance):
         return RandomUnits(fraction=0.5)
 
 
+class TestRandomSplit(PluginConformance):
+    def make(self):
+        return RandomSplit(fraction=0.5)
+
+
 class TestSplitting(PluginConformance):
     def make(self):
         return Splitting(fraction=1.0)
 
 
+class TestExactSplitting(PluginConformance):
+    def make(self):
+        return Splitting(fraction=1.0, method="exact")
+
+
+class TestSignedSplitting(PluginConformance):
+    def make(self):
+        return Splitting(fraction=1.0, mass=3.0)
+
+
 def test_no_offered_class_is_left_out():
     tested = {type(suite().make()) for suite in PluginConformance.__subclasses__() if suite.__module__ == __name__}
     offered = {cls for _, classes in Plugins().call("growkit_plugin_classes") for cls in classes}
-    assert {cls for cls in offered if cls.__module__.startswith("growkit_plugins")} == tested
+    proposing = {cls for cls in offered if hasattr(cls, "growkit_propose")}
+    assert {cls for cls in proposing if cls.__module__.startswith("growkit_plugins")} == tested
 
 
 class Draws(growkit.Plugin):

@@ -7,12 +7,12 @@ from collections.abc import Callable
 import pytest
 import torch
 from growth.stubs import Asks, Proposes, mlp, widen
-from torch import nn
-
-from growkit_plugins.splitting import Splitting
 from splitting.helpers import STEP, assert_any_direction_obeys, data, data_for, grow, law_holds, mean_loss, settle
 from splitting.layers import LAYERS, SMOOTH, even_kernel
 from splitting.networks import NETWORKS
+from torch import nn
+
+from growkit_plugins.splitting import Splitting
 
 
 @pytest.mark.parametrize("name", NETWORKS)

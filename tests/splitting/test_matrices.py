@@ -7,13 +7,13 @@ import threading
 import pytest
 import torch
 from growth.stubs import mlp
+from splitting.helpers import assert_exact, data, data_for, dense, directions_of, matrices_of, neurons_of, settle
+from splitting.layers import LAYERS, SMOOTH, SURROGATE, even_kernel
+from splitting.networks import NETWORKS, hidden
 from torch import nn
 
 import growkit
 from growkit_plugins.splitting import SplittingMatrices, matrices
-from splitting.helpers import assert_exact, data, data_for, dense, directions_of, matrices_of, neurons_of, settle
-from splitting.layers import LAYERS, SMOOTH, SURROGATE, even_kernel
-from splitting.networks import NETWORKS, hidden
 
 COMPOSITE = [
     *("residual block that goes down", "depthwise separable block", "two layers of a gate", "one layer of a gate"),

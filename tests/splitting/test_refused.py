@@ -9,10 +9,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from growth.stubs import mlp
-from torch import nn
-
-import growkit
-from growkit_plugins.splitting import Splitting, SplittingMatrices
 from splitting.helpers import (
     assert_any_direction_obeys,
     data,
@@ -24,6 +20,10 @@ from splitting.helpers import (
     squared_error,
 )
 from splitting.networks import hidden, of
+from torch import nn
+
+import growkit
+from growkit_plugins.splitting import Splitting, SplittingMatrices
 
 CANCEL = "without an activation in between"
 LOST = "not all that its units run through could be followed"
@@ -82,6 +82,14 @@ def written_elsewhere(model, x):
     result = torch.zeros_like(features)
     result[:] = features.tanh()
     return model.out(result)
+
+
+def written_behind_a_pool(model, x):
+    """What is behind the pool is curved, and no function of units that anybody could see."""
+    pooled = F.avg_pool1d(model.a(x).tanh(), 2)
+    result = model.zeros.expand(pooled.shape).clone()
+    result[:] = pooled
+    return model.out(result.sin().mean(2))
 
 
 def gated_by_hand(model, x):
@@ -150,6 +158,10 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], str, str]] = 
     "dropout that never rests": (lambda: hidden(lambda m, x: m.out(F.dropout(m.a(x)).tanh())), (3,), "a", LOST),
     "a part changed in place": (lambda: hidden(changed_in_part), (3,), "a", LOST),
     "written into another tensor": (lambda: hidden(written_elsewhere), (3,), "a", f"{LOST}|{CANCEL}"),
+    "written into another tensor behind a pool": (
+        lambda: of(written_behind_a_pool, a=nn.Conv1d(3, 4, 1), out=nn.Linear(4, 2), zeros=torch.zeros(1, 4, 1)),
+        *((3, 4), "a", LOST),
+    ),
     "no part in the loss": (
         lambda: hidden(
             lambda m, x: m.out(m.a(x).tanh()) + m.other(m.b(x).tanh()).detach(),
@@ -223,6 +235,15 @@ def test_what_the_loss_itself_makes_of_the_units_is_refused():
         return squared_error(model, batch) + model[1](model[0](batch[0])).square().mean()
 
     assert LOST in matrices_of(model, data((3,), (2,)), loss).refused["0"]
+
+
+def test_nor_is_what_it_makes_of_their_means():
+    model = settle(nn.Sequential(nn.Conv1d(3, 4, 1), nn.Tanh(), nn.AvgPool1d(4), nn.Flatten(), nn.Linear(4, 2)))
+
+    def loss(model, batch):
+        return squared_error(model, batch) + model[:3](batch[0]).square().mean()
+
+    assert LOST in matrices_of(model, data((3, 4), (2,)), loss).refused["0"]
 
 
 def test_a_penalty_on_the_gradient_by_the_input_is_refused():
