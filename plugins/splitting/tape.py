@@ -7,6 +7,7 @@ outputs of its layers as the only inputs.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from functools import partial
@@ -143,13 +144,18 @@ class Tape(TorchFunctionMode):
         self._values: dict[int, tuple[Tensor, Value]] = {}
         self._makes: dict[int, tuple[str, dict[str, int]]] = {}
         self._shares: dict[int, tuple[Tensor, frozenset[str]]] = {}
-        for name, parameter in (*model.named_parameters(), *model.named_buffers()):
-            makes = {w.name: piece.axis for w in widths for piece in w.incoming if piece.parameter == name}
-            shares = frozenset(w.name for w in widths for piece in w.outgoing if piece.parameter == name)
-            if makes:
-                self._makes[id(parameter)] = name, makes
-            if shares:
-                self._shares[id(parameter)] = parameter, shares
+        makes: dict[str, dict[str, int]] = defaultdict(dict)
+        shares: dict[str, set[str]] = defaultdict(set)
+        for width in widths:
+            for piece in width.incoming:
+                makes[piece.parameter][width.name] = piece.axis
+            for piece in width.outgoing:
+                shares[piece.parameter].add(width.name)
+        for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+            if name in makes:
+                self._makes[id(tensor)] = name, makes[name]
+            if name in shares:
+                self._shares[id(tensor)] = tensor, frozenset(shares[name])
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run the function; note what it means for the units."""
