@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from growkit import randomness
 from growkit.growth.private import private_copy
 from growkit.growth.ranks import Ranks
 from growkit.structure import Structure
@@ -94,8 +95,12 @@ class Context:
     def loss(self, batch: Any, model: nn.Module | None = None) -> Tensor:
         """Return the training loss on a batch: a scalar with a gradient.
 
+        Every call draws the same random numbers, so that losses differ by models and batches alone: what a plugin
+        predicts, and what is measured of it, are of one noise.
+
         Args:
             batch: one of `batches`.
             model: of which; default: the private copy. A plugin may give a changed copy of that.
         """
-        return self._loss(self.model if model is None else model, batch)
+        with randomness.isolated(self.seed):
+            return self._loss(self.model if model is None else model, batch)

@@ -141,7 +141,9 @@ def _choose(context: Context, plugins: Plugins, budget: Budget, optimizers: Sequ
     else:
         chosen = select(candidates, context.structure, budget)
     if not chosen:
-        _log.info("nothing to grow: %d candidates, none chosen", len(candidates))
+        # A run in which nothing ever grows must not look like one in which all is well.
+        level = logging.WARNING if candidates and not len(context.journal) else logging.INFO
+        _log.log(level, "nothing grew: of %d candidates none was chosen, within %s", len(candidates), budget)
     return chosen
 
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-from growkit import randomness
 from growkit.errors import GrowkitError, SurgeryError
 from growkit.growth.context import Context
 from growkit.growth.private import private_copy
@@ -73,8 +72,7 @@ class LossChange:
             return 0.0, 0
         # Not in `no_grad`: a loss may differentiate by its inputs.
         model = private_copy(self._context.structure.model).requires_grad_(False)
-        with randomness.isolated(self._context.seed):
-            losses = [float(self._context.loss(batch, model).detach()) for batch in self._context.batches(self._count)]
+        losses = [float(self._context.loss(batch, model).detach()) for batch in self._context.batches(self._count)]
         return sum(losses), len(losses)
 
     def _mean(self, own: tuple[float, int]) -> float | None:

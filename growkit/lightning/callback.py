@@ -284,7 +284,8 @@ class Growth(Phases):
         if event is None:
             return
         # Whoever wants the tensors follows `growkit_grown`; kept for every event they would fill the memory.
-        self.events.append(replace(event, change=replace(event.change, parameters={})))
+        bare = [replace(candidate, offsets={}) for candidate in event.candidates]
+        self.events.append(replace(event, candidates=bare, change=replace(event.change, parameters={})))
         self._grown_at = trainer.global_step
         self.recompilations += drop_compiled()
         _log.info(summary(event))

@@ -71,5 +71,10 @@ class _Onlooker:
 
     def __getattr__(self, name: str) -> Any:
         if name in _OUT_OF_REACH:
-            raise AttributeError(f"growth calls training_step on a copy, which has no {name}")
+            raise SurgeryError(
+                "training_step needs more than growth can give it: it is called on a copy of the module",
+                seen=f"a look at trainer.{name}, as manual optimization takes it",
+                expected="a loss that follows from the module and the batch",
+                advice="pass Growth(loss=function of a module and a batch)",
+            )
         return getattr(self._trainer, name)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["Eigenpairs", "canonical", "extreme", "smallest_eigenpairs"]
+__all__ = ["Eigenpairs", "canonical", "extreme", "in_range", "smallest_eigenpairs"]
 
 # A residual bounds the distance to some eigenvalue, not to the smallest.
 _MARGIN = 3
@@ -56,7 +56,7 @@ def smallest_eigenpairs(
         starts: start vectors, shape (matrices, dimension) for each batch; random ones have a part along every
             eigenvector.
         tolerance: relative residual, at least 0.
-        products: take at most so many, at least 1.
+        products: take at most so many, at least 1; one beyond the range of numbers counts as zero.
         wanted: how many of the smallest eigenvalues of all batches together matter; all if None. The iteration also
             ends when every other eigenvalue, even less thrice its residual, lies above so many.
 
@@ -126,7 +126,7 @@ class _Search:
         """Take the products of `direction`, and find the best vectors in reach."""
         self._products += 1
         basis = torch.cat([self._basis, self.direction[:, None]], dim=1)
-        images = torch.cat([self._images, product[:, None]], dim=1)
+        images = torch.cat([self._images, in_range(product)[:, None]], dim=1)
         ritz, coordinates = _best(basis @ images.mT, self._lengths == 0)
         self.scale = torch.maximum(self.scale, ritz)
         self._basis, self._images = coordinates @ basis, coordinates @ images
@@ -162,6 +162,11 @@ def extreme(values: Tensor, vectors: Tensor, residuals: Tensor, scale: Tensor, p
     """
     rounding = values.abs() <= 100 * torch.finfo(values.dtype).eps * scale
     return Eigenpairs(torch.where(rounding, 0, values), canonical(vectors), residuals, products)
+
+
+def in_range(vectors: Tensor) -> Tensor:
+    """Return vectors, shape (vectors, dimension), with zeros in place of those whose length is not finite."""
+    return torch.where(vectors.norm(dim=1, keepdim=True).isfinite(), vectors, 0)
 
 
 def canonical(vectors: Tensor) -> Tensor:

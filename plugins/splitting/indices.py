@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from growkit_plugins.splitting.eigen import Eigenpairs, canonical, extreme, smallest_eigenpairs
+from growkit_plugins.splitting.eigen import Eigenpairs, canonical, extreme, in_range, smallest_eigenpairs
 from growkit_plugins.splitting.matrices import SplittingMatrices
 from growkit_plugins.splitting.span import InSpan
 
@@ -15,7 +15,7 @@ __all__ = ["exact_eigenpairs", "fast_eigenpairs"]
 
 
 def exact_eigenpairs(matrices: SplittingMatrices) -> tuple[list[Eigenpairs], list[Eigenpairs]]:
-    """Form every splitting matrix and decompose it.
+    """Form every splitting matrix and decompose it; one beyond the range of numbers counts as zero.
 
     Args:
         matrices: of all neurons.
@@ -30,7 +30,8 @@ def exact_eigenpairs(matrices: SplittingMatrices) -> tuple[list[Eigenpairs], lis
     """
     smallest, largest = [], []
     for number, neurons in enumerate(matrices.neurons):
-        values, vectors = torch.linalg.eigh(matrices.dense(number))
+        dense = matrices.dense(number)
+        values, vectors = torch.linalg.eigh(in_range(dense.flatten(1)).view_as(dense))
         scale = values.abs().amax(1)
         for side, place in ((smallest, 0), (largest, -1)):
             side.append(

@@ -12,6 +12,7 @@ the layer that makes the unit, for all units of the layer at once.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
@@ -43,6 +44,9 @@ class SplittingMatrices:
         beta: sharpness of the surrogate for activations with a kink, see `bent`.
         mean: averages a tensor over the processes of a data-parallel run, each of which has batches of its own.
 
+    Raises:
+        StructureError: a pattern matches no width.
+
     Attributes:
         neurons: of every width that can be split, in forward order.
         refused: the reason why the others cannot, by width.
@@ -66,7 +70,7 @@ class SplittingMatrices:
         self._batches = list(batches)
         self.refused: dict[str, str] = {}
         self._widths = []
-        for width in structure.matching(*widths):
+        for width in _matching(structure, tuple(widths)):
             if reason := _obstacle(structure, width):
                 self.refused[width.name] = reason
             else:
@@ -202,6 +206,19 @@ class SplittingMatrices:
 
 def _alone(tensor: Tensor) -> Tensor:
     return tensor
+
+
+def _matching(structure: growkit.Structure, patterns: tuple[str, ...]) -> list[growkit.Width]:
+    """Return the widths that are not frozen and match a pattern; all of them without one."""
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in structure.widths):
+            raise growkit.StructureError(
+                f"no width matches {pattern!r}",
+                seen=f"widths {', '.join(map(repr, structure.widths)) or 'none'}",
+                expected='patterns of their names, such as "blocks.*"',
+                advice="`growkit inspect` lists the widths of a model",
+            )
+    return structure.matching(*patterns)
 
 
 def _obstacle(structure: growkit.Structure, width: growkit.Width) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -31,7 +32,8 @@ class Splitting(growkit.Plugin):
         fraction: share of all neurons (of all layers together) to split at an event, in (0, 1].
         step: length of the offset of each offspring, above 0. It has to break the symmetry only.
         batches: training batches to estimate the splitting matrices on, at least 1.
-        widths: name patterns such as "blocks.*"; all widths if empty.
+        widths: name patterns such as "blocks.*"; all widths if empty. One that matches no width is an error when
+            growth is first due.
         beta: sharpness of the softplus whose second derivative stands in for that of ReLU and its like, above 0.
         method: "fast" finds the eigenpairs by descent, at a cost that does not depend on the number of neurons;
             "exact" forms the matrices and decomposes them.
@@ -44,6 +46,9 @@ class Splitting(growkit.Plugin):
         norm_statistics: running statistics of a batch norm right behind the layer: "copy" gives offspring those of
             their original, "follow" what they become with the offspring's weights. The predicted gain is for "copy".
         restart: learning-rate schedules begin anew after each event.
+
+    Widths that cannot be split are logged with the reason. An event at which nothing can be split, or no split would
+    lower the loss, leaves a warning, the same one only once.
 
     Source: Wu, Wang and Liu (2019), arXiv:1910.02366, algorithm 1; Wang et al. (2019), arXiv:1910.03103 (fast); Wu, Ye,
     Lei, Lee and Liu (2020), arXiv:2003.10392 (signed, there mass 3 and up to 4 offspring). Share 0.3, step 0.01, beta 3
@@ -70,13 +75,14 @@ class Splitting(growkit.Plugin):
         restart: bool = False,
     ) -> None:
         _check("fraction", fraction, 0 < fraction <= 1, "in (0, 1]")
-        _check("step", step, step > 0, "above 0")
+        _check("step", step, 0 < step < math.inf, "above 0 and finite")
         _check("batches", batches, batches >= 1, "at least 1")
-        _check("beta", beta, beta > 0, "above 0")
+        _check("widths", widths, not isinstance(widths, str), "as a list of name patterns")
+        _check("beta", beta, 0 < beta < math.inf, "above 0 and finite")
         _check("method", method, method in ("fast", "exact"), '"fast" or "exact"')
         _check("tolerance", tolerance, tolerance >= 0, "at least 0")
         _check("products", products, products >= 2, "at least 2")
-        _check("mass", mass, mass >= 1, "at least 1")
+        _check("mass", mass, 1 <= mass < math.inf, "at least 1 and finite")
         _check("offspring", offspring, 2 <= offspring <= 4, "from 2 to 4")
         _check("rounds", rounds, rounds is None or rounds >= 0, "at least 0, or None")
         _check("norm_statistics", norm_statistics, norm_statistics in ("copy", "follow"), '"copy" or "follow"')
@@ -84,6 +90,7 @@ class Splitting(growkit.Plugin):
         self.beta, self.method, self.tolerance, self.products = beta, method, tolerance, products
         self.mass, self.offspring, self.rounds = mass, offspring, rounds
         self.norm_statistics, self.restart = norm_statistics, restart
+        self._said: set[str] = set()
 
     @growkit.hookimpl
     def growkit_propose(self, context: growkit.Context) -> list[growkit.Candidate]:
@@ -100,8 +107,9 @@ class Splitting(growkit.Plugin):
             mean=context.mean if context.processes > 1 else None,
         )
         for name, reason in matrices.refused.items():
-            _log.info("splitting passes over width %r: %s", name, reason)
+            self._say_once(logging.INFO, f"splitting passes over width {name!r}: {reason}")
         if not matrices.neurons:
+            self._say_once(logging.WARNING, f"splitting finds nothing to split: {_by_reason(matrices.refused)}")
             return []
         count = max(1, round(self.fraction * sum(neurons.units for neurons in matrices.neurons)))
         smallest, largest = self._eigenpairs(matrices, context.generator, count)
@@ -112,6 +120,8 @@ class Splitting(growkit.Plugin):
             offspring=self.offspring,
             count=count,
         )
+        if not splits:
+            self._say_once(logging.WARNING, "splitting finds no neuron whose split would lower the loss")
         follow = self.norm_statistics == "follow"
         statistics = moved_statistics(matrices, splits, self.step) if follow else [{} for _ in splits]
         return [split.candidate(self.step, moved) for split, moved in zip(splits, statistics, strict=True)]
@@ -120,6 +130,12 @@ class Splitting(growkit.Plugin):
     def growkit_rewarm(self, event: growkit.Event) -> growkit.Rewarm | None:
         """Let the schedules begin anew, if that is wanted and this event was a split."""
         return growkit.Rewarm(restart=True) if self.restart and self.name in event.note["plugins"] else None
+
+    def _say_once(self, level: int, text: str) -> None:
+        """Log what may be as true at every event."""
+        if text not in self._said:
+            self._said.add(text)
+            _log.log(level, text)
 
     def _taken_part(self, context: growkit.Context) -> int:
         return sum(self.name in entry.note.get("plugins", ()) for entry in context.journal.entries)
@@ -144,6 +160,15 @@ class Splitting(growkit.Plugin):
                 residuals.median().item(),
             )
         return smallest, largest
+
+
+def _by_reason(refused: Mapping[str, str]) -> str:
+    """Describe why widths are passed over, with an example of each reason."""
+    names: dict[str, list[str]] = {}
+    for name, reason in refused.items():
+        names.setdefault(reason, []).append(name)
+    parts = [f"{first!r}{f' and {len(more)} more' * bool(more)}: {reason}" for reason, (first, *more) in names.items()]
+    return "; ".join(parts) or "every width it may split is frozen, for reasons that `growkit inspect` shows"
 
 
 def _check(name: str, value: Any, fits: bool, expected: str) -> None:

@@ -19,6 +19,7 @@ from growkit_plugins.splitting.tape import End, Norm, Route, Step, Value
 __all__ = ["Curvature", "curvatures_of"]
 
 _LOST = "not all that its units run through could be followed"
+_NOT_FINITE = "its units have a derivative in the loss that is not finite"
 _CANCELS = "its units are summed without an activation in between, so that halves at plus and minus cancel"
 
 
@@ -138,6 +139,8 @@ def _of_width(width: str, route: Route, gradients: Mapping[int, Tensor], beta: f
         diagonal = _derivatives(slopes, points, list(map(torch.ones_like, slopes))) if route.diagonal else None
     except RuntimeError as error:
         return f"what its units run through has no second derivative here ({error})"
+    if not all(tensor.isfinite().all() for tensor in (*slopes, *(diagonal or ()))):
+        return _NOT_FINITE
     if not (_close(values, [end.tensor for end in ends]) and _close(slopes, [gradients[id(call)] for call in calls])):
         return _LOST
     norms = [norm for norm in route.norms if norm.call in calls]
@@ -155,7 +158,7 @@ def _no_neurons(route: Route, calls: Sequence[Call]) -> str:
     if not route.calls:
         return "none of the layers that make its units was called"
     if not any(call.slots for call in route.calls):
-        return "no linear layer or convolution with weights to train makes its units"
+        return "no linear layer or convolution with weights to train makes its units where gradients are recorded"
     return "" if calls else "it has no part in the loss"
 
 

@@ -96,7 +96,10 @@ def _span(neurons: Neurons, curvatures: Sequence[Curvature] | None) -> _Span | N
     if sum(len(x) for each in inputs for x in each) >= dimension:
         return None
     stacked = torch.cat([x for each in inputs for x in each])
-    squares, left = torch.linalg.eigh(stacked @ stacked.T)
+    products = stacked @ stacked.T
+    if not products.isfinite().all():
+        return None
+    squares, left = torch.linalg.eigh(products)
     kept = squares > squares[-1] * 100 * torch.finfo(squares.dtype).eps
     if not kept.any():
         return None  # inputs of nothing but zeros

@@ -214,7 +214,7 @@ def test_gradients_of_the_grown_model_are_clipped(algorithm):
     assert steps(growth) == [4, 8, 12]
     bounded = gradients.norms if algorithm == "norm" else gradients.largest
     assert max(bounded) <= 0.05 + 1e-6
-    assert max(bounded) == pytest.approx(0.05)
+    assert max(bounded) == pytest.approx(0.05, rel=1e-4)  # torch adds 1e-6 to the norm that it divides by
 
 
 # ---------------------------------------------------------------- options of the trainer
@@ -520,5 +520,5 @@ def test_a_training_step_of_a_copy_cannot_reach_the_optimizers():
             self.optimizers()
             return self.loss(batch)
 
-    with pytest.raises(growkit.PluginError, match=r"(?s)on a copy, which has no strategy"):
+    with pytest.raises(growkit.SurgeryError, match=r"(?s)on a copy of the module.*trainer.strategy.*Growth\(loss="):
         fit(make(Reaches), growing(splitting()))

@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from growth.stubs import Asks, mlp
+from growth.stubs import Asks, has_four_parts, mlp
 from splitting.helpers import data, data_for, dense, grow, law_holds, matrices_of, settle
 from splitting.networks import NETWORKS, of
 from torch import nn
@@ -42,8 +42,11 @@ def test_names_choose_the_widths():
     assert {edit.width for edit in happened.change.edits} == {"2"}
 
 
-def test_no_width_of_that_name_grows_nothing():
-    assert grow(settle(mlp(3, 5, 2)), data((3,), (2,)), Splitting(1.0, widths=["9"])) is None
+def test_no_width_of_that_name_is_an_error_that_names_the_widths():
+    with pytest.raises(growkit.StructureError, match="no width matches '9'") as caught:
+        grow(settle(mlp(3, 5, 2)), data((3,), (2,)), Splitting(1.0, widths=["0", "9"]))
+    assert has_four_parts(caught.value)
+    assert "'0'" in caught.value.seen
 
 
 @pytest.mark.parametrize(
@@ -53,6 +56,7 @@ def test_no_width_of_that_name_grows_nothing():
         *({"beta": -3.0}, {"method": "slow"}, {"tolerance": -0.1}, {"products": 1}, {"mass": 0.9}),
         *({"offspring": 1}, {"offspring": 5}, {"rounds": -1}, {"norm_statistics": "measure"}),
         *({"fraction": float("nan")}, {"step": float("nan")}, {"mass": float("nan")}),
+        *({"step": float("inf")}, {"mass": float("inf")}, {"beta": float("inf")}, {"widths": "blocks.*"}),
     ],
 )
 def test_settings_that_make_no_sense(options):
