@@ -209,8 +209,6 @@ def events(repetitions: int = 3) -> list[str]:
     methods: dict[str, Callable[[], growkit.Plugin]] = {
         "Net2Net": Net2Net,
         "RandomUnits": RandomUnits,
-        "Splitting, 1 batch": lambda: Splitting(fraction=0.1),
-        "Splitting, 4 batches": lambda: Splitting(fraction=0.1, batches=4),
     }
     for name, make in (
         ("MLP 784-256-256-10", mlp),
@@ -287,7 +285,8 @@ def main() -> None:
         idle_table(IDLE),
         "## One growth event",
         "Step: a training step (Adam, batch 128) of the same network under Lightning, just before the event. "
-        "The splitting event includes statistics batches, private copy, trace, selection, surgery and both probes.",
+        "An event includes private copies, trace, selection, surgery, both probes, and the loss before and after. For "
+        "splitting see [its own page](benchmarks-splitting.md).",
         "\n".join(events()),
         "## Trace and apply",
         "Apply widens by a quarter every width that can grow unevenly, with Adam state, and includes its own trace "

@@ -210,7 +210,7 @@ def main() -> None:
         f"Machine: {platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}.",
         "## By the number of neurons",
         "Perceptron 64-n-n-10, batch of 1,024: splitting matrices on one batch, and the smallest eigenpairs of all "
-        "neurons of both layers, the fast method until the best 30 % have converged to 0.01. Without the trace, which "
+        "neurons of both layers, the fast method until the best 30 % have converged to 0.02. Without the trace, which "
         "every method of growth takes. In training steps of the same network.",
         cost_table(costs),
         "![cost by number of neurons](benchmarks-splitting.png)",

@@ -29,7 +29,7 @@ def private_copy(model: Module) -> Module:
             if isinstance(tensor, Tensor) and not tensor.is_leaf:
                 memo[id(tensor)] = tensor.detach().clone()  # a loss that was kept, say; its graph stays behind
         for value in vars(module).values():
-            if not isinstance(value, (Tensor, nn.Module, str, int, float, bool, type(None))):
+            if not _is_plain(value):
                 _share_if_uncopyable(value, memo)
     gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
     try:
@@ -41,6 +41,13 @@ def private_copy(model: Module) -> Module:
             parameter.grad = gradient
     _give_methods(model, memo)
     return private.eval()
+
+
+def _is_plain(value: Any) -> bool:
+    """Say whether a value is sure to be copyable: most attributes are, and a trial copy costs."""
+    if isinstance(value, (tuple, list, set, dict)):
+        return not value or (isinstance(value, (tuple, list)) and all(map(_is_plain, value)))
+    return isinstance(value, (Tensor, nn.Module, str, int, float, bool, type(None)))
 
 
 def _give_methods(model: nn.Module, memo: dict[int, Any]) -> None:

@@ -13,7 +13,7 @@ from growkit_plugins.splitting.matrices import SplittingMatrices
 from growkit_plugins.splitting.neurons import Neurons, Rows
 from growkit_plugins.splitting.plugin import Splitting
 from growkit_plugins.splitting.schemes import Scheme, schemes
-from growkit_plugins.splitting.splits import Split, best_splits
+from growkit_plugins.splitting.splits import Split, best_splits, candidates
 
 __all__ = [
     "Eigenpairs",
@@ -24,6 +24,7 @@ __all__ = [
     "Splitting",
     "SplittingMatrices",
     "best_splits",
+    "candidates",
     "exact_eigenpairs",
     "fast_eigenpairs",
     "schemes",

@@ -39,7 +39,7 @@ def smallest_eigenpairs(
     multiply: Multiply,
     starts: Sequence[Tensor],
     *,
-    tolerance: float = 0.01,
+    tolerance: float = 0.02,
     products: int = 64,
     wanted: int | None = None,
 ) -> list[Eigenpairs]:

@@ -88,10 +88,43 @@ def bent(function: Callable[[Tensor], Tensor], z: Tensor, *, beta: float) -> Ten
 
     Source: Wu, Wang and Liu (2019), appendix, with beta = 3 in the reference code.
     """
+    with torch.enable_grad():
+        apart = z.detach().requires_grad_()
+        value = function(apart)
+        (slope,) = torch.autograd.grad(value.sum(), apart)
     with torch.no_grad():
         one = torch.ones_like(z[:1])  # one sample: slopes may differ from channel to channel
         jump = function(one) - 2 * function(torch.zeros_like(one)) + function(-one)
-        s = torch.sigmoid(beta * z)
-        curvature = jump * beta * s * (1 - s)
-    moved = z - z.detach()  # nothing, but with a derivative
-    return function(z) + curvature * moved.square() / 2
+        s = (beta * z).sigmoid_()
+        curvature = torch.addcmul(s, s, s, value=-1).mul_(beta * jump)
+    bent_value: Tensor = _Bent.apply(z, value.detach(), slope, curvature)
+    return bent_value
+
+
+class _Bent(torch.autograd.Function):
+    """A value with given first and second derivatives."""
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, value: Tensor, slope: Tensor, curvature: Tensor) -> Tensor:
+        ctx.save_for_backward(z, slope, curvature)
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        return _Slope.apply(*gradients, *ctx.saved_tensors), None, None, None
+
+
+class _Slope(torch.autograd.Function):
+    """A gradient times a slope with a given derivative."""
+
+    @staticmethod
+    def forward(ctx: Any, gradient: Tensor, z: Tensor, slope: Tensor, curvature: Tensor) -> Tensor:
+        ctx.save_for_backward(gradient, slope, curvature)
+        return gradient * slope
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        (outer,) = gradients
+        gradient, slope, curvature = ctx.saved_tensors
+        own = outer * slope if ctx.needs_input_grad[0] else None
+        return own, outer * gradient * curvature, None, None

@@ -44,7 +44,7 @@ def fast_eigenpairs(
     matrices: SplittingMatrices,
     generator: torch.Generator,
     *,
-    tolerance: float = 0.01,
+    tolerance: float = 0.02,
     products: int = 32,
     wanted: int | None = None,
     largest: bool = False,

@@ -73,13 +73,22 @@ class Neurons:
             tensors[name] = moved.movedim(0, axis).contiguous()
         return tensors
 
-    def unit(self, vector: Tensor) -> dict[str, Tensor]:
-        """Shape the vector (dimension,) of one neuron as offsets of its originals, see `growkit.Candidate`."""
+    def offsets(self, vectors: Tensor) -> dict[str, Tensor]:
+        """Shape what some neurons are moved by as offsets of candidates, see `growkit.Candidate`.
+
+        Args:
+            vectors: for each candidate one vector a touched unit, shape (candidates, touched, dimension).
+
+        Returns:
+            By parameter, with a first axis over the candidates.
+        """
         tensors = {}
-        for (name, (axis, index)), part in zip(self.rows.items(), self._parts(vector[None]), strict=True):
+        count, touched, dimension = vectors.shape
+        parts = self._parts(vectors.reshape(count * touched, dimension))
+        for (name, (axis, index)), part in zip(self.rows.items(), parts, strict=True):
             shape = list(self.shapes[name])
             del shape[axis]
-            tensors[name] = part.reshape(index.shape[1], *shape).movedim(0, axis)
+            tensors[name] = part.reshape(count, touched * index.shape[1], *shape).movedim(1, 1 + axis)
         return tensors
 
     def _parts(self, vectors: Tensor) -> tuple[Tensor, ...]:

@@ -13,7 +13,7 @@ import growkit
 from growkit_plugins.splitting.eigen import Eigenpairs
 from growkit_plugins.splitting.indices import exact_eigenpairs, fast_eigenpairs
 from growkit_plugins.splitting.matrices import SplittingMatrices
-from growkit_plugins.splitting.splits import best_splits, moved_statistics
+from growkit_plugins.splitting.splits import best_splits, candidates, moved_statistics
 
 __all__ = ["Splitting"]
 
@@ -66,7 +66,7 @@ class Splitting(growkit.Plugin):
         widths: Sequence[str] = (),
         beta: float = 3.0,
         method: Literal["fast", "exact"] = "fast",
-        tolerance: float = 0.01,
+        tolerance: float = 0.02,
         products: int = 32,
         mass: float = 1.0,
         offspring: int = 4,
@@ -123,8 +123,7 @@ class Splitting(growkit.Plugin):
         if not splits:
             self._say_once(logging.WARNING, "splitting finds no neuron whose split would lower the loss")
         follow = self.norm_statistics == "follow"
-        statistics = moved_statistics(matrices, splits, self.step) if follow else [{} for _ in splits]
-        return [split.candidate(self.step, moved) for split, moved in zip(splits, statistics, strict=True)]
+        return candidates(splits, self.step, moved_statistics(matrices, splits, self.step) if follow else ())
 
     @growkit.hookimpl
     def growkit_rewarm(self, event: growkit.Event) -> growkit.Rewarm | None:

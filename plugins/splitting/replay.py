@@ -136,10 +136,14 @@ def _of_width(width: str, route: Route, gradients: Mapping[int, Tensor], beta: f
             slopes = _derivatives(values, points, [gradients[id(end)].to(dtype) for end in ends], create_graph=True)
             if not any(slope.requires_grad for slope in slopes):
                 return _CANCELS
-        diagonal = _derivatives(slopes, points, list(map(torch.ones_like, slopes))) if route.diagonal else None
+        diagonal = (
+            _derivatives(slopes, points, [slope.new_ones(()).expand_as(slope) for slope in slopes])
+            if route.diagonal
+            else None
+        )
     except RuntimeError as error:
         return f"what its units run through has no second derivative here ({error})"
-    if not all(tensor.isfinite().all() for tensor in (*slopes, *(diagonal or ()))):
+    if not all(tensor.sum().isfinite() for tensor in (*slopes, *(diagonal or ()))):
         return _NOT_FINITE
     if not (_close(values, [end.tensor for end in ends]) and _close(slopes, [gradients[id(call)] for call in calls])):
         return _LOST
@@ -214,7 +218,7 @@ def _affine(  # noqa: PLR0913 (the arguments of the function)
     scale = (running_var + eps).rsqrt() * (1 if weight is None else weight)
     shift = -running_mean * scale + (0 if bias is None else bias)
     shape = [1, -1] + [1] * (input.dim() - 2)
-    return input * scale.view(shape) + shift.view(shape)
+    return torch.addcmul(shift.view(shape), input, scale.view(shape))
 
 
 def _derivatives(
@@ -232,10 +236,13 @@ def _derivatives(
 
 
 def _close(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> bool:
-    """Say whether tensors agree, as far as the precision of `theirs` goes."""
+    """Say whether tensors agree on every eighth sample, as far as the precision of `theirs` goes."""
     for mine, other in zip(ours, theirs, strict=True):
+        if mine.shape != other.shape:
+            return False
         tolerance = torch.finfo(other.dtype).eps ** 0.4
+        mine, other = (tensor[::8] if tensor.dim() else tensor for tensor in (mine, other))
         mine, other = mine.detach(), other.detach().to(mine.dtype)
-        if mine.shape != other.shape or bool((mine - other).norm() > tolerance * other.norm()):
+        if bool((mine - other).norm() > tolerance * other.norm()):
             return False
     return True

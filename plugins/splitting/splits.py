@@ -14,7 +14,7 @@ from growkit_plugins.splitting.matrices import SplittingMatrices
 from growkit_plugins.splitting.neurons import Neurons
 from growkit_plugins.splitting.schemes import Scheme, schemes
 
-__all__ = ["Split", "best_splits", "moved_statistics"]
+__all__ = ["Split", "best_splits", "candidates", "moved_statistics"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,28 +37,47 @@ class Split:
     value: float
     offsets: Tensor
 
-    def candidate(self, step: float, statistics: Mapping[str, Tensor]) -> growkit.Candidate:
-        """Describe it.
 
-        Args:
-            step: length of an offset of one.
-            statistics: changes of running statistics for each offspring, shape (offspring, multiplicity), by buffer.
-        """
-        weights = self.scheme.weights[1:]
-        shares = () if len(set(self.scheme.weights)) == 1 else weights
-        moved = [self.neurons.unit(step * offset) for offset in self.offsets]
-        offsets = {
-            name: self._touched([each[name] for each in moved], self.neurons.rows[name].axis) for name in moved[0]
-        }
-        offsets |= {name: self._touched(list(changes), 0) for name, changes in statistics.items()}
-        edit = growkit.Widen(self.neurons.width, copies=[self.unit] * len(weights), shares=shares)
-        return growkit.Candidate(edit, gain=-0.5 * step**2 * self.value, offsets=offsets)
+def candidates(
+    splits: Sequence[Split], step: float, statistics: Sequence[Mapping[str, Tensor]] = ()
+) -> list[growkit.Candidate]:
+    """Describe splits as candidates, in the same order.
 
-    def _touched(self, moved: Sequence[Tensor], axis: int) -> Tensor:
-        """Lay offsets out as a candidate has them: the original once for each copy, then the copies."""
-        original, *copies = moved
-        again = [torch.zeros_like(original)] * (len(copies) - 1)
-        return torch.cat([original, *again, *copies], dim=axis)
+    Args:
+        splits: any.
+        step: length of an offset of one.
+        statistics: for each split, changes of running statistics for each offspring, shape (offspring, multiplicity),
+            by buffer; none if empty.
+    """
+    found: dict[int, growkit.Candidate] = {}
+    for places in _alike(splits).values():
+        first = splits[places[0]]
+        moved = _touched(torch.stack([splits[place].offsets for place in places]) * step)
+        offsets = {name: each.unbind() for name, each in first.neurons.offsets(moved).items()}
+        weights = first.scheme.weights[1:]
+        shares = () if len(set(first.scheme.weights)) == 1 else weights
+        for number, place in enumerate(places):
+            own = {name: each[number] for name, each in offsets.items()}
+            if statistics:
+                own |= {name: _touched(each[None]).flatten() for name, each in statistics[place].items()}
+            split = splits[place]
+            edit = growkit.Widen(first.neurons.width, copies=[split.unit] * len(weights), shares=shares)
+            found[place] = growkit.Candidate(edit, gain=-0.5 * step**2 * split.value, offsets=own)
+    return [found[place] for place in range(len(splits))]
+
+
+def _alike(splits: Sequence[Split]) -> dict[tuple[int, str], list[int]]:
+    """Return the places of the splits of each width that follow one scheme."""
+    groups: dict[tuple[int, str], list[int]] = {}
+    for place, split in enumerate(splits):
+        groups.setdefault((split.number, split.scheme.name), []).append(place)
+    return groups
+
+
+def _touched(offspring: Tensor) -> Tensor:
+    """Lay offsets (splits, offspring, ...) out as candidates have them: originals once for each copy, then copies."""
+    original, copies = offspring[:, :1], offspring[:, 1:]
+    return torch.cat([original, torch.zeros_like(copies[:, 1:]), copies], dim=1)
 
 
 def best_splits(
@@ -94,15 +113,20 @@ def best_splits(
             scheme = min(ways, key=lambda way: way.value(low, high))
             entries.append((scheme.value(low, high), number, unit, scheme))
     entries.sort(key=lambda entry: entry[:3])
-    splits = []
-    for value, number, unit, scheme in entries[:count]:
-        if value >= 0:
-            break
-        low = smallest[number].vectors[unit]
-        high = torch.zeros_like(low) if largest is None else largest[number].vectors[unit]
-        along_low, along_high = torch.tensor([scheme.low, scheme.high], dtype=low.dtype, device=low.device)[:, :, None]
-        splits.append(Split(number, matrices.neurons[number], unit, scheme, value, along_low * low + along_high * high))
-    return splits
+    chosen = [entry for entry in entries[:count] if entry[0] < 0]
+    splits: dict[int, Split] = {}
+    for number, neurons in enumerate(matrices.neurons):
+        low = smallest[number].vectors
+        high = torch.zeros_like(low) if largest is None else largest[number].vectors
+        for scheme in {entry[3] for entry in chosen if entry[1] == number}:
+            places = [place for place, entry in enumerate(chosen) if entry[1] == number and entry[3] == scheme]
+            units = torch.tensor([chosen[place][2] for place in places], device=low.device)
+            steps = low.new_tensor([scheme.low, scheme.high])[:, None, :, None]
+            offsets = steps[0] * low[units, None] + steps[1] * high[units, None]
+            for place, offset in zip(places, offsets.unbind(), strict=True):
+                value, _, unit, _ = chosen[place]
+                splits[place] = Split(number, neurons, unit, scheme, value, offset)
+    return [splits[place] for place in range(len(chosen))]
 
 
 def moved_statistics(matrices: SplittingMatrices, splits: Sequence[Split], step: float) -> list[dict[str, Tensor]]:

@@ -12,7 +12,7 @@ from growth.stubs import Proposes, event
 from torch import Tensor, nn
 
 import growkit
-from growkit_plugins.splitting import Neurons, Split, Splitting, SplittingMatrices, schemes
+from growkit_plugins.splitting import Neurons, Split, Splitting, SplittingMatrices, candidates, schemes
 
 Batch = tuple[Tensor, Tensor]
 Loss = Callable[[nn.Module, Any], Tensor]
@@ -127,7 +127,7 @@ def assert_any_direction_obeys(
         splits = splits_along(matrices, number, vectors[number], products[number])
         grown = copy.deepcopy(model)
         before = mean_loss(grown, batches, loss)
-        happened = grow(grown, batches, Proposes(*(split.candidate(step, {}) for split in splits)), loss)
+        happened = grow(grown, batches, Proposes(*candidates(splits, step)), loss)
         assert happened is not None
         values = torch.tensor([split.value for split in splits])
         change, size = mean_loss(grown, batches, loss) - before, 0.5 * step**2 * values.abs().sum().item()
@@ -146,7 +146,7 @@ def by_autograd(model: nn.Module, batches: Sequence[Batch], neurons: Neurons, un
 
     def split_loss(shift: Tensor) -> Tensor:
         moved = dict(parameters)
-        for name, part in neurons.unit(shift).items():
+        for name, (part,) in neurons.offsets(shift[None, None]).items():
             axis, index = pieces[name].axis, pieces[name].index
             for other, mapped in enumerate(change[name].maps):
                 if other != axis and mapped is not None:  # the units also feed the layer that makes them

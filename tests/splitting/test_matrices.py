@@ -120,7 +120,7 @@ def test_packing_is_undone_by_unpacking_and_agrees_with_the_offsets_of_one_unit(
     vectors = torch.randn(4, 8).double()
     tensors = neurons.unpack(vectors)
     torch.testing.assert_close(neurons.pack(tensors), vectors)
-    part = neurons.unit(vectors[1])["a.weight"]
+    part = neurons.offsets(vectors[None, 1:2])["a.weight"][0]
     torch.testing.assert_close(part, tensors["a.weight"][[1, 5]])
 
 

@@ -15,7 +15,7 @@ from splitting.networks import NETWORKS
 from torch import Tensor, nn
 
 import growkit
-from growkit_plugins.splitting import Scheme, Split, Splitting, best_splits, exact_eigenpairs, schemes
+from growkit_plugins.splitting import Scheme, Split, Splitting, best_splits, candidates, exact_eigenpairs, schemes
 
 NAMES = ["positive binary", "negative binary", "positive triplet", "negative triplet", "quartet"]
 MASSES = st.floats(1.01, 9)
@@ -142,7 +142,7 @@ def test_each_scheme_changes_the_loss_by_its_value(kind, mass, name):
     (scheme,) = (scheme for scheme in schemes(mass, 4) if scheme.name == kind)
     model, batches, split = split_of(scheme, name)
     before, step = mean_loss(model, batches), 1e-3
-    happened = grow(model, batches, Proposes(split.candidate(step, {})))
+    happened = grow(model, batches, Proposes(*candidates([split], step)))
     assert happened.note["gain"] == pytest.approx(-0.5 * step**2 * split.value)
     change = mean_loss(model, batches) - before
     assert change == pytest.approx(0.5 * step**2 * split.value, rel=0.005)
@@ -164,7 +164,7 @@ def test_signed_splits_of_all_neurons_obey_the_law(name, offspring, method):
 def test_shares_are_written_only_where_they_differ():
     for scheme in schemes(3.0, 4):
         _, _, split = split_of(scheme)
-        edit = split.candidate(0.1, {}).edit
+        edit = candidates([split], 0.1)[0].edit
         assert edit.copies == (split.unit,) * (len(scheme.weights) - 1)
         assert edit.shares == (() if scheme.name == "positive binary" else scheme.weights[1:])
 

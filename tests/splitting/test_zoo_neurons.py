@@ -18,7 +18,7 @@ from zoo.check import inputs_of, model_of, run, structure_of
 import growkit
 from growkit.growth import grow
 from growkit.plugins import Plugins
-from growkit_plugins.splitting import SplittingMatrices
+from growkit_plugins.splitting import SplittingMatrices, candidates
 
 pytestmark = pytest.mark.slow
 
@@ -103,7 +103,7 @@ def errors(
             **{"example": inputs, "step": 1, "epoch": 1, "seed": 1, "loss": loss, "batches": lambda count: [None]},
         )
         before = value_of(grown, loss)
-        grow(context, Plugins([Proposes(*(split.candidate(step, {}) for split in splits))]), growkit.Budget())
+        grow(context, Plugins([Proposes(*candidates(splits, step))]), growkit.Budget())
         size, rounding = 0.5 * step**2, 1e-14 * abs(before)
         error = abs(value_of(grown, loss) - before - size * values.sum().item())
         yield max(error - rounding, 0.0) / max(size * values.abs().sum().item(), rounding)
