@@ -26,8 +26,17 @@ settings.load_profile("growkit")
 torch.set_num_threads(1)  # the models are tiny: more threads only wait for each other
 
 
+def pytest_collectstart(collector: pytest.Collector) -> None:
+    """What a module draws while it is imported does not depend on those before it."""
+    seed()
+
+
 @pytest.fixture(autouse=True)
 def fixed_seeds() -> None:
+    seed()
+
+
+def seed() -> None:
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)

@@ -37,13 +37,15 @@ class BestFirst(growkit.Plugin):
         return chosen
 
 
+_FINE = 0.01  # relative residual of the fast eigenpairs
+
 # Those that rank or draw among all units propose all, and the budget cuts; the others widen uniformly.
 METHODS: dict[str, Callable[[Task], list[growkit.Plugin]]] = {
-    "splitting, fast": lambda task: [Splitting(1.0, task.step, task.batches), BestFirst()],
+    "splitting, fast": lambda task: [Splitting(1.0, task.step, task.batches, tolerance=_FINE), BestFirst()],
     "splitting, exact": lambda task: [Splitting(1.0, task.step, task.batches, method="exact"), BestFirst()],
-    PER_PARAMETER: lambda task: [Splitting(1.0, task.step, task.batches)],
+    PER_PARAMETER: lambda task: [Splitting(1.0, task.step, task.batches, tolerance=_FINE)],
     "signed splitting": lambda task: [
-        Splitting(1.0, task.step, task.batches, mass=3.0, offspring=task.offspring),
+        Splitting(1.0, task.step, task.batches, tolerance=_FINE, mass=3.0, offspring=task.offspring),
         BestFirst(),
     ],
     CONTROL: lambda task: [RandomSplit(1.0, task.step)],

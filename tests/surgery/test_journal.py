@@ -266,7 +266,8 @@ def conv(dimensions: int) -> tuple[nn.Module, torch.Tensor]:
 
 
 BLOCKS = {
-    "linear": (network, torch.randn(2, 3), Deepen("0", "linear", 4)),
+    # model, inputs, edit
+    "linear": (network, PROBE[0], Deepen("0", "linear", 4)),
     "linear over time": (network, torch.randn(2, 5, 3), Deepen("1", "linear", 4, hidden=7)),
     "conv1d": (lambda: conv(1)[0], conv(1)[1], Deepen("0", "conv1d", 4)),
     "conv2d": (lambda: conv(2)[0], conv(2)[1], Deepen("1", "conv2d", 4, hidden=3)),
