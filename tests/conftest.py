@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,19 @@ def pytest_collectstart(collector: pytest.Collector) -> None:
 @pytest.fixture(autouse=True)
 def fixed_seeds() -> None:
     seed()
+
+
+@pytest.fixture
+def no_data_at_hand(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No folder with data sets is named, the cache is an empty folder `cache`, and there is no network."""
+    import requests
+
+    def no_network(*_arguments: object, **_options: object) -> None:
+        raise requests.ConnectionError("no route to host")
+
+    monkeypatch.delenv("GROWKIT_DATA", raising=False)
+    monkeypatch.setattr("pooch.os_cache", lambda project: tmp_path / "cache")
+    monkeypatch.setattr(requests, "get", no_network)
 
 
 def seed() -> None:

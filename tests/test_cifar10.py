@@ -13,7 +13,6 @@ from types import SimpleNamespace
 from typing import ClassVar
 
 import numpy as np
-import pooch
 import pytest
 import requests
 import torch
@@ -25,6 +24,8 @@ from growkit.errors import RecipeError
 from growkit_plugins.classification import CIFAR10, VGG, MobileNetV1, cifar, sources
 from growkit_plugins.classification.pickles import read_pickle
 from growkit_plugins.common import Remote
+
+pytestmark = pytest.mark.usefixtures("no_data_at_hand")
 
 NAMES = [*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"]
 MEAN = torch.tensor([0.4914, 0.4822, 0.4465]).view(3, 1, 1)
@@ -99,17 +100,6 @@ def bytes_of(images: torch.Tensor) -> torch.Tensor:
 
 def numbers_of(loader) -> list[int]:
     return [int(number) - 1 for images, _ in loader for number in bytes_of(images)[:, 2].amax(dim=(1, 2))]
-
-
-@pytest.fixture(autouse=True)
-def _nothing_from_outside(monkeypatch, tmp_path):
-    monkeypatch.delenv("GROWKIT_DATA", raising=False)
-    monkeypatch.setattr(pooch, "os_cache", lambda project: tmp_path / "cache")
-
-    def no_network(*_args, **_kwargs):
-        raise requests.ConnectionError("no route to host")
-
-    monkeypatch.setattr(requests, "get", no_network)
 
 
 class TestFiles:

@@ -11,7 +11,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
-import pooch
 import pytest
 import pytorch_lightning as pl
 import requests
@@ -22,6 +21,8 @@ from growkit.errors import RecipeError
 from growkit_plugins.classification import MLP, MNIST, Classifier, ConvNet, Digits, FashionMNIST, sources
 from growkit_plugins.classification.idx import read_idx
 from growkit_plugins.common import TensorBatches
+
+pytestmark = pytest.mark.usefixtures("no_data_at_hand")
 
 IDX_TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 
@@ -55,17 +56,6 @@ def pixel_numbers(loader) -> list[int]:
     """The number of every image in the data of `loader`, read back from its pixels."""
     images = loader.dataset.tensors[0]
     return ((images * 0.3530 + 0.2860) * 255).mean(dim=(1, 2, 3)).round().int().tolist()
-
-
-@pytest.fixture(autouse=True)
-def _no_folder_from_outside(monkeypatch, tmp_path):
-    monkeypatch.delenv("GROWKIT_DATA", raising=False)
-    monkeypatch.setattr(pooch, "os_cache", lambda project: tmp_path / "cache")
-
-    def no_network(*_args, **_kwargs):
-        raise requests.ConnectionError("no route to host")
-
-    monkeypatch.setattr(requests, "get", no_network)
 
 
 @pytest.fixture

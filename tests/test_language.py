@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
-import pooch
 import pytest
 import pytorch_lightning as pl
 import requests
@@ -21,6 +20,8 @@ from growkit_plugins.common import Remote
 from growkit_plugins.language import CharTransformer, LanguageModel, TinyShakespeare
 from growkit_plugins.language import data as module
 from growkit_plugins.splitting import Splitting
+
+pytestmark = pytest.mark.usefixtures("no_data_at_hand")
 
 TEXT = "".join(f"{number} bottles of ale, é.\n" for number in range(40))
 
@@ -38,17 +39,6 @@ def tiny(tmp_path: Path, **options: int) -> TinyShakespeare:
 
 def read(data: TinyShakespeare, tokens: torch.Tensor) -> str:
     return "".join(data.vocabulary[token] for token in tokens)
-
-
-@pytest.fixture(autouse=True)
-def _nothing_from_outside(monkeypatch, tmp_path):
-    monkeypatch.delenv("GROWKIT_DATA", raising=False)
-    monkeypatch.setattr(pooch, "os_cache", lambda project: tmp_path / "cache")
-
-    def no_network(*_args, **_kwargs):
-        raise requests.ConnectionError("no route to host")
-
-    monkeypatch.setattr(requests, "get", no_network)
 
 
 class TestText:

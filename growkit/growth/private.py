@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch._dynamo.eval_frame import innermost_fn
 from torch.utils._pytree import tree_leaves
 
+from growkit.structure.tensors import CONTAINERS, SIMPLE
+
 __all__ = ["private_copy"]
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -45,9 +47,10 @@ def private_copy(model: Module) -> Module:
 
 def _is_plain(value: Any) -> bool:
     """Say whether a value is sure to be copyable: most attributes are, and a trial copy costs."""
-    if isinstance(value, (tuple, list, set, dict)):
-        return not value or (isinstance(value, (tuple, list)) and all(map(_is_plain, value)))
-    return isinstance(value, (Tensor, nn.Module, str, int, float, bool, type(None)))
+    kind = type(value)  # a class of the user's may hold more than it contains
+    if kind in CONTAINERS:
+        return not value or (kind in (tuple, list) and all(map(_is_plain, value)))
+    return kind in SIMPLE or isinstance(value, (Tensor, nn.Module))
 
 
 def _give_methods(model: nn.Module, memo: dict[int, Any]) -> None:

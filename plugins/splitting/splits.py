@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -50,7 +50,7 @@ def candidates(
             by buffer; none if empty.
     """
     found: dict[int, growkit.Candidate] = {}
-    for places in _alike(splits).values():
+    for places in _alike((split.number, split.scheme) for split in splits).values():
         first = splits[places[0]]
         moved = _touched(torch.stack([splits[place].offsets for place in places]) * step)
         offsets = {name: each.unbind() for name, each in first.neurons.offsets(moved).items()}
@@ -66,11 +66,11 @@ def candidates(
     return [found[place] for place in range(len(splits))]
 
 
-def _alike(splits: Sequence[Split]) -> dict[tuple[int, str], list[int]]:
+def _alike(keys: Iterable[tuple[int, Scheme]]) -> dict[tuple[int, Scheme], list[int]]:
     """Return the places of the splits of each width that follow one scheme."""
-    groups: dict[tuple[int, str], list[int]] = {}
-    for place, split in enumerate(splits):
-        groups.setdefault((split.number, split.scheme.name), []).append(place)
+    groups: dict[tuple[int, Scheme], list[int]] = {}
+    for place, key in enumerate(keys):
+        groups.setdefault(key, []).append(place)
     return groups
 
 
@@ -115,17 +115,15 @@ def best_splits(
     entries.sort(key=lambda entry: entry[:3])
     chosen = [entry for entry in entries[:count] if entry[0] < 0]
     splits: dict[int, Split] = {}
-    for number, neurons in enumerate(matrices.neurons):
+    for (number, scheme), places in _alike((number, scheme) for _, number, _, scheme in chosen).items():
         low = smallest[number].vectors
         high = torch.zeros_like(low) if largest is None else largest[number].vectors
-        for scheme in {entry[3] for entry in chosen if entry[1] == number}:
-            places = [place for place, entry in enumerate(chosen) if entry[1] == number and entry[3] == scheme]
-            units = torch.tensor([chosen[place][2] for place in places], device=low.device)
-            steps = low.new_tensor([scheme.low, scheme.high])[:, None, :, None]
-            offsets = steps[0] * low[units, None] + steps[1] * high[units, None]
-            for place, offset in zip(places, offsets.unbind(), strict=True):
-                value, _, unit, _ = chosen[place]
-                splits[place] = Split(number, neurons, unit, scheme, value, offset)
+        units = torch.tensor([chosen[place][2] for place in places], device=low.device)
+        steps = low.new_tensor([scheme.low, scheme.high])[:, None, :, None]
+        offsets = steps[0] * low[units, None] + steps[1] * high[units, None]
+        for place, offset in zip(places, offsets.unbind(), strict=True):
+            value, _, unit, _ = chosen[place]
+            splits[place] = Split(number, matrices.neurons[number], unit, scheme, value, offset)
     return [splits[place] for place in range(len(chosen))]
 
 

@@ -7,24 +7,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from unittest import mock
 
-import pooch
 import pytest
-import requests
 
 pytest.register_assert_rewrite("commands")
 
 
-def no_network(*_arguments: object, **_options: object) -> None:
-    raise requests.ConnectionError("no route to host")
-
-
 @pytest.fixture(autouse=True)
-def elsewhere(tmp_path, monkeypatch) -> None:
+def elsewhere(no_data_at_hand, tmp_path, monkeypatch) -> None:
     """An empty folder to work in, no data set at hand, and no network."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("GROWKIT_DATA", raising=False)
-    monkeypatch.setattr(pooch, "os_cache", lambda project: tmp_path / "no-cache")
-    monkeypatch.setattr(requests, "get", no_network)
 
 
 @pytest.fixture(scope="module", autouse=True)
